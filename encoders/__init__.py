@@ -1,0 +1,4 @@
+"""Encoders: one scikit-learn transformer per modality, raw column in, float32 block out."""
+
+if __name__ != "mmfuse.encoders":
+    raise ImportError("import it as mmfuse.encoders, not as a top-level package")

@@ -1,0 +1,61 @@
+"""Multimodal fusion with a scikit-learn API.
+
+The public names below are imported when first used, so that ``import mmfuse`` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from mmfuse._version import __version__
+
+if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an error
+    from mmfuse.blocks import Blocks
+    from mmfuse.compose import ModalityEncoder
+    from mmfuse.estimators import FusionClassifier, FusionRegressor
+    from mmfuse.presence import Presence
+    from mmfuse.report import ModalityReport, modality_report
+    from mmfuse.saving import load
+    from mmfuse.table import ModalityTable
+
+_HOME = {
+    "Blocks": "mmfuse.blocks",
+    "FusionClassifier": "mmfuse.estimators",
+    "FusionRegressor": "mmfuse.estimators",
+    "ModalityEncoder": "mmfuse.compose",
+    "ModalityReport": "mmfuse.report",
+    "ModalityTable": "mmfuse.table",
+    "Presence": "mmfuse.presence",
+    "load": "mmfuse.saving",
+    "modality_report": "mmfuse.report",
+}
+_SUBMODULES = ("datasets", "encoders", "heads", "metrics", "plotting")
+
+__all__ = [
+    "Blocks",
+    "FusionClassifier",
+    "FusionRegressor",
+    "ModalityEncoder",
+    "ModalityReport",
+    "ModalityTable",
+    "Presence",
+    "__version__",
+    "load",
+    "modality_report",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    elif name in _SUBMODULES:
+        value = import_module(f"mmfuse.{name}")
+    else:
+        raise AttributeError(f"module 'mmfuse' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_SUBMODULES])

@@ -1,0 +1,31 @@
+"""Errors and warnings of mmfuse."""
+
+from __future__ import annotations
+
+__all__ = [
+    "EncodingError",
+    "ModalityNeglectWarning",
+    "SampleError",
+    "SavedModelError",
+    "WeightsNotFoundError",
+]
+
+
+class SampleError(ValueError):
+    """One raw sample could not be read; raised by ``preprocess``, which knows no row."""
+
+
+class EncodingError(ValueError):
+    """A cell could not be encoded; names the modality, the row and the file."""
+
+
+class WeightsNotFoundError(FileNotFoundError):
+    """Pretrained weights are not on this machine; says where they were sought and how to get them."""
+
+
+class SavedModelError(ValueError):
+    """A saved model folder is incomplete, altered, or holds something that is not trusted."""
+
+
+class ModalityNeglectWarning(UserWarning):
+    """A fitted model does not use one of its modalities."""
