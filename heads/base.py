@@ -1,0 +1,169 @@
+"""The contract of a head: parameters here, tensors in the module that it builds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+__all__ = ["BaseHead", "FitData", "FitResult", "FusionModule", "HeadOutput"]
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """What a fusion module answers.
+
+    Attributes
+    ----------
+    scores : Tensor of shape (n, n_outputs)
+        Logits for classification, standardised values for regression.
+    extras : dict
+        Whatever a head wants to show, such as the evidence of every modality.
+    """
+
+    scores: Tensor
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FitData:
+    """Training rows as a head sees them.
+
+    Attributes
+    ----------
+    blocks : dict of str to Tensor of shape (n, d)
+        Standardised float32, zero where absent.
+    presence : Tensor of shape (n, M), bool
+        Columns in the order of ``blocks``.
+    target : Tensor
+        Class indices (n,), or standardised values (n, n_outputs).
+    weight : Tensor of shape (n,), float64
+        Sample weights times class weights.
+    folds : list of (train, test)
+        Group-disjoint row numbers for cross-fitting; may be empty.
+    n_outputs : int
+    task : {"classification", "regression"}
+    seed : int
+    verbose : int
+    """
+
+    blocks: dict[str, Tensor]
+    presence: Tensor
+    target: Tensor
+    weight: Tensor
+    folds: list[tuple[np.ndarray, np.ndarray]]
+    n_outputs: int
+    task: str
+    seed: int
+    verbose: int = 0
+
+    @property
+    def dims(self) -> dict[str, int]:
+        return {name: block.shape[1] for name, block in self.blocks.items()}
+
+    def take(self, rows: Any, folds: list | None = None) -> FitData:
+        """The same data on some rows; the folds go unless new ones are given."""
+        rows = torch.as_tensor(rows, device=self.presence.device)
+        return FitData(
+            {name: block[rows] for name, block in self.blocks.items()},
+            self.presence[rows],
+            self.target[rows],
+            self.weight[rows],
+            folds or [],
+            self.n_outputs,
+            self.task,
+            self.seed,
+            self.verbose,
+        )
+
+
+@dataclass
+class FitResult:
+    """A trained module.
+
+    Attributes
+    ----------
+    module : FusionModule
+    oof_scores : ndarray of shape (n, n_outputs) or None
+        Score of every training row by a module that was not trained on it; NaN rows were never held
+        out. Calibration is fitted on them.
+    history : dict
+        What happened while training; JSON-able.
+    """
+
+    module: FusionModule
+    oof_scores: np.ndarray | None
+    history: dict[str, Any]
+
+
+class FusionModule(nn.Module):
+    """Base of the modules that heads build.
+
+    A module may hold scikit-learn estimators in ``estimators``; they are saved apart from the tensors.
+    """
+
+    def __init__(self, block_dims: dict[str, int], n_outputs: int, task: str) -> None:
+        super().__init__()
+        self.block_dims = dict(block_dims)
+        self.n_outputs = n_outputs
+        self.task = task
+        self.estimators: dict[str, Any] = {}
+
+    def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
+        """Scores of n rows; ``presence`` is (n, M) bool in the order of ``block_dims``."""
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
+
+    def all_estimators(self, prefix: str = "") -> dict[str, Any]:
+        """scikit-learn estimators of this module and of the modules inside, by dotted name."""
+        found = {f"{prefix}{key}": value for key, value in self.estimators.items()}
+        for name, child in self.named_modules():
+            if name and isinstance(child, FusionModule):
+                found |= {f"{prefix}{name}.{k}": v for k, v in child.estimators.items()}
+        return found
+
+    def set_estimator(self, key: str, estimator: Any) -> None:
+        """Put an estimator back under a name that ``all_estimators`` gave."""
+        owner, _, name = key.rpartition(".")
+        self.get_submodule(owner).estimators[name] = estimator
+
+
+class BaseHead(BaseEstimator):
+    """Base of the heads: a parameter object that builds and fits a fusion module.
+
+    A subclass writes ``build``, and ``fit_module`` where it has something better than gradient descent.
+    Constructor arguments are stored untouched and checked in ``check_parameters``.
+    """
+
+    def check_parameters(self, block_dims: dict[str, int], task: str) -> None:
+        """Raise a ValueError that names the head, the argument, what is allowed and what came."""
+
+    def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> FusionModule:
+        """Make the untrained module.
+
+        Parameters
+        ----------
+        block_dims : dict of str to int
+            Width of every block.
+        n_outputs : int
+            Classes, or values per row.
+        task : {"classification", "regression"}
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define build")
+
+    def loss(self, output: HeadOutput, target: Tensor, weight: Tensor) -> Tensor:
+        """Weighted mean loss: cross-entropy for class indices, squared error for values."""
+        if target.dtype == torch.int64:
+            rows = nn.functional.cross_entropy(output.scores, target, reduction="none")
+        else:
+            rows = 0.5 * (output.scores - target).square().sum(dim=1)
+        return (rows * weight).sum() / weight.sum().clamp(min=1e-12)
+
+    def fit_module(self, data: FitData) -> FitResult:
+        """Train a module on ``data``; the default is gradient descent with modality dropout."""
+        from mmfuse.heads.training import train_network
+
+        return train_network(self, data)

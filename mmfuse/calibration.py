@@ -1,0 +1,111 @@
+"""Calibration of scores, fitted on scores of rows that the head did not see."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+__all__ = ["Calibrator", "TemperatureScaling", "make_calibrator"]
+
+_MIN_ROWS = 10
+
+
+class Calibrator(Protocol):
+    """What the estimator asks of a calibrator."""
+
+    def transform(self, scores: np.ndarray, present: np.ndarray) -> np.ndarray: ...
+
+    def get_state(self) -> dict: ...
+
+
+class TemperatureScaling:
+    """Divide the scores by one temperature that minimises the log loss.
+
+    One number, so that the order of the classes never changes and few rows are enough.
+
+    Attributes
+    ----------
+    temperature_ : float
+        Above 1: the head was over-confident.
+
+    References
+    ----------
+    Guo, Pleiss, Sun and Weinberger (2017), "On calibration of modern neural networks".
+    """
+
+    name = "temperature"
+
+    def fit(
+        self, scores: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None
+    ) -> TemperatureScaling:
+        """Fit on out-of-fold scores.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n, K)
+        y : ndarray of shape (n,)
+            Class indices.
+        weight : ndarray of shape (n,), optional
+        """
+        scores = np.asarray(scores, dtype=np.float64)
+        rows = np.arange(len(y))
+        weight = np.ones(len(y)) if weight is None else np.asarray(weight, dtype=np.float64)
+
+        def loss(log_t: float) -> float:
+            return -float(weight @ log_softmax(scores * np.exp(-log_t), axis=1)[rows, y])
+
+        # a perfectly separable set would send the temperature to zero: bounded at 1/20 and 20
+        best = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-7})
+        self.temperature_ = float(np.exp(best.x))
+        return self
+
+    def transform(self, scores: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
+        """Calibrated scores, of the same shape."""
+        return scores / self.temperature_
+
+    def get_state(self) -> dict:
+        """What was learned, ready for JSON."""
+        return {"temperature": self.temperature_}
+
+    @classmethod
+    def from_state(cls, state: dict) -> TemperatureScaling:
+        """Build a fitted calibrator from ``get_state()``."""
+        self = cls()
+        self.temperature_ = float(state["temperature"])
+        return self
+
+
+def make_calibrator(
+    kind: str | None, scores: np.ndarray | None, y: np.ndarray, weight: np.ndarray
+) -> TemperatureScaling | None:
+    """Fit the calibrator that the estimator asks for, or None.
+
+    Parameters
+    ----------
+    kind : {"auto", "temperature", None}
+        ``"auto"`` calibrates when there are at least 10 out-of-fold rows.
+    scores : ndarray of shape (n, K) or None
+        Out-of-fold scores; NaN rows were never held out.
+
+    Raises
+    ------
+    ValueError
+        For another kind, or if ``"temperature"`` is asked for and there are no out-of-fold scores.
+    """
+    if kind is None:
+        return None
+    if kind not in ("auto", "temperature"):
+        raise ValueError(f"calibration must be 'auto', 'temperature' or None; got {kind!r}.")
+    held = np.zeros(len(y), bool) if scores is None else np.isfinite(scores).all(axis=1)
+    held &= weight > 0
+    if scores is None or held.sum() < (_MIN_ROWS if kind == "auto" else 2):
+        if kind == "temperature":
+            raise ValueError(
+                "calibration='temperature' needs out-of-fold rows and there are too few rows or "
+                "groups to hold any out; use calibration='auto' or None."
+            )
+        return None
+    return TemperatureScaling().fit(scores[held], y[held], weight[held])
