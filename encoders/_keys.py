@@ -1,0 +1,128 @@
+"""What a sample is, as a digest of its bytes: equal samples have equal keys."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfuse.exceptions import SampleError
+
+__all__ = ["content_key", "file_of"]
+
+_CHUNK = 1 << 20
+
+
+def content_key(cell: Any, *, text_cells: bool = False) -> bytes | None:
+    """Return 32 bytes that stand for the content of a sample.
+
+    Parameters
+    ----------
+    cell : object
+        A raw sample. For a file its content counts, not its name.
+    text_cells : bool
+        Whether a str is the sample itself; otherwise it is the path of a file.
+
+    Returns
+    -------
+    bytes or None
+        None for a kind of object that has no known bytes; it is then encoded every time.
+
+    Raises
+    ------
+    SampleError
+        If a file cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=32)
+    return digest.digest() if _feed(digest, cell, text_cells) else None
+
+
+def file_of(cell: Any, *, text_cells: bool = False) -> str | None:
+    """Return the file that a cell names, or None."""
+    if isinstance(cell, Path) or (isinstance(cell, str) and not text_cells):
+        return str(cell)
+    if isinstance(cell, Mapping) and isinstance(cell.get("path"), (str, Path)):
+        return str(cell["path"])
+    return None
+
+
+def _feed(digest: Any, cell: Any, text_cells: bool) -> bool:
+    """Update `digest` with a cell; return whether its kind is known."""
+    if isinstance(cell, Path) or (isinstance(cell, str) and not text_cells):
+        _feed_file(digest, cell)
+    elif isinstance(cell, str):
+        digest.update(b"text\0" + cell.encode("utf-8", "surrogatepass"))
+    elif isinstance(cell, (bytes, bytearray, memoryview)):
+        digest.update(b"bytes\0")
+        digest.update(cell)
+    elif isinstance(cell, np.ndarray) and cell.dtype.kind != "O":
+        _feed_array(digest, cell)
+    elif hasattr(cell, "detach") and hasattr(cell, "cpu"):
+        _feed_array(digest, cell.detach().cpu().numpy())
+    elif isinstance(cell, (bool, int, float, np.generic)):
+        digest.update(f"number\0{type(cell).__name__}\0{cell!r}".encode())
+    elif isinstance(cell, Mapping):
+        return _feed_mapping(digest, cell, text_cells)
+    elif isinstance(cell, (list, tuple, np.ndarray)):
+        return _feed_items(digest, b"list\0", list(cell), text_cells)
+    elif type(cell).__module__.startswith("PIL.") and hasattr(cell, "tobytes"):
+        _feed_picture(digest, cell)
+    else:
+        return False
+    return True
+
+
+def _feed_file(digest: Any, path: str | Path) -> None:
+    digest.update(b"bytes\0")
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except FileNotFoundError:
+        raise SampleError("no such file") from None
+    except (OSError, ValueError) as exc:  # ValueError: a NUL character in the name
+        raise SampleError(getattr(exc, "strerror", None) or str(exc)) from exc
+
+
+def _feed_array(digest: Any, array: np.ndarray) -> None:
+    digest.update(f"array\0{array.dtype.str}\0{array.shape}\0".encode())
+    digest.update(np.ascontiguousarray(array).data)
+
+
+def _feed_mapping(digest: Any, cell: Mapping, text_cells: bool) -> bool:
+    """A decoded sample, an encoded one, or a file, as Hugging Face writes them; or any record."""
+    if cell.get("array") is None:
+        if cell.get("bytes") is not None:
+            return _feed(digest, cell["bytes"], text_cells)
+        if cell.get("path") is not None:
+            return _feed(digest, Path(cell["path"]), text_cells)
+        names = sorted(cell, key=str)
+    else:
+        names = ["array", "sampling_rate"]
+    parts = [part for name in names for part in (str(name), cell.get(name))]
+    return _feed_items(digest, b"dict\0", parts, True)
+
+
+def _feed_items(digest: Any, tag: bytes, items: list[Any], text_cells: bool) -> bool:
+    digest.update(tag + str(len(items)).encode())
+    for item in items:
+        part = b"none" if item is None else content_key(item, text_cells=text_cells)
+        if part is None:
+            return False
+        digest.update(part)
+    return True
+
+
+def _feed_picture(digest: Any, picture: Any) -> None:
+    try:
+        pixels = picture.tobytes()
+    except (OSError, SyntaxError, ValueError) as exc:  # a lazily opened file that is broken
+        raise SampleError(str(exc)) from exc
+    turned = picture.getexif().get(0x0112)  # the EXIF orientation changes what is seen
+    palette = picture.getpalette() if picture.mode in ("P", "PA") else None
+    clear = picture.info.get("transparency")
+    digest.update(f"picture\0{picture.mode}{picture.size}{turned}{palette}{clear!r}\0".encode())
+    digest.update(pixels)
