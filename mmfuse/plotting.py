@@ -1,0 +1,322 @@
+"""Displays: objects that keep numbers and draw them with matplotlib."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mmfuse._report_panels import DARK, GREY, bare, draw_removal, draw_shares, draw_subsets
+from mmfuse._report_text import shown_subsets
+from mmfuse._require import require
+from mmfuse.metrics import expected_calibration_error, reliability_curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mmfuse.report import ModalityReport
+
+__all__ = ["ModalityReportDisplay", "ReliabilityDisplay"]
+
+_PART_WIDTH = 5.2  # inches
+_ROW_HEIGHT = 0.24
+
+
+class ReliabilityDisplay:
+    """Reliability diagram: how often the model is right when it says that it is.
+
+    Use `from_estimator` or `from_predictions` to make one.
+
+    Parameters
+    ----------
+    confidence : ndarray of shape (n_bins,)
+        Mean probability of the predicted class in each bin; NaN in empty bins.
+    accuracy : ndarray of shape (n_bins,)
+        Share of right predictions in each bin.
+    weight : ndarray of shape (n_bins,)
+        Rows, or the sum of their weights, in each bin.
+    ece : float, default=None
+        Expected calibration error; computed from the bins if not given.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes with the diagram.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+    line_ : matplotlib Line2D
+        Points of the bins.
+
+    See Also
+    --------
+    mmfuse.metrics.reliability_curve : The numbers alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        confidence: np.ndarray,
+        accuracy: np.ndarray,
+        weight: np.ndarray,
+        ece: float | None = None,
+    ) -> None:
+        self.confidence = np.asarray(confidence, dtype=np.float64)
+        self.accuracy = np.asarray(accuracy, dtype=np.float64)
+        self.weight = np.asarray(weight, dtype=np.float64)
+        if ece is None:
+            filled = self.weight > 0
+            gap = np.abs(self.confidence[filled] - self.accuracy[filled])
+            ece = float(np.average(gap, weights=self.weight[filled]))
+        self.ece = ece
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: ArrayLike,
+        *,
+        n_bins: int = 15,
+        strategy: str = "width",
+        sample_weight: ArrayLike | None = None,
+        ax: Axes | None = None,
+    ) -> ReliabilityDisplay:
+        """Predict with a fitted classifier and draw its reliability diagram.
+
+        Parameters
+        ----------
+        estimator : classifier
+            Fitted, with ``predict_proba`` and ``classes_``.
+        X : array-like or ModalityTable of shape (n_samples, ...)
+            Rows to predict.
+        y : array-like of shape (n_samples,)
+            True classes.
+        n_bins : int, default=15
+            Number of bins.
+        strategy : {"width", "mass"}, default="width"
+            Bins of equal width or of equal weight of rows.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a new figure.
+
+        Returns
+        -------
+        ReliabilityDisplay
+            Drawn.
+
+        Raises
+        ------
+        TypeError
+            If the estimator predicts no probabilities.
+        """
+        if not hasattr(estimator, "predict_proba"):
+            raise TypeError(
+                "ReliabilityDisplay.from_estimator needs a classifier with predict_proba; got "
+                f"{type(estimator).__name__}."
+            )
+        return cls.from_predictions(
+            y,
+            estimator.predict_proba(X),
+            n_bins=n_bins,
+            strategy=strategy,
+            classes=estimator.classes_,
+            sample_weight=sample_weight,
+            ax=ax,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: ArrayLike,
+        proba: ArrayLike,
+        *,
+        n_bins: int = 15,
+        strategy: str = "width",
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        ax: Axes | None = None,
+    ) -> ReliabilityDisplay:
+        """Draw the reliability diagram of probabilities.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n_samples,)
+            True classes.
+        proba : array-like of shape (n_samples, n_classes)
+            Probabilities.
+        n_bins : int, default=15
+            Number of bins.
+        strategy : {"width", "mass"}, default="width"
+            Bins of equal width or of equal weight of rows.
+        classes : array-like of shape (n_classes,), default=None
+            Class of each column; None takes the sorted classes of ``y_true``.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a new figure.
+
+        Returns
+        -------
+        ReliabilityDisplay
+            Drawn.
+        """
+        options: dict[str, Any] = {
+            "n_bins": n_bins,
+            "strategy": strategy,
+            "classes": classes,
+            "sample_weight": sample_weight,
+        }
+        curve = reliability_curve(y_true, proba, **options)
+        display = cls(
+            confidence=curve.confidence,
+            accuracy=curve.accuracy,
+            weight=curve.weight,
+            ece=expected_calibration_error(y_true, proba, **options),
+        )
+        return display.plot(ax)
+
+    def plot(self, ax: Axes | None = None) -> ReliabilityDisplay:
+        """Draw the diagram.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a new figure.
+
+        Returns
+        -------
+        ReliabilityDisplay
+            Itself, with ``ax_``, ``figure_`` and ``line_``.
+        """
+        if ax is None:
+            pyplot = require("matplotlib.pyplot", extra="plot", caller="ReliabilityDisplay.plot")
+            _, ax = pyplot.subplots(figsize=(4.6, 4.2), layout="constrained")
+        filled = self.weight > 0
+        share = self.weight[filled] / self.weight.sum()
+        ax.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--", zorder=1)
+        ax.bar(self.confidence[filled], share, width=0.03, color=GREY, label="share of rows")
+        (self.line_,) = ax.plot(
+            self.confidence[filled], self.accuracy[filled], "o-", color=DARK, label="accuracy"
+        )
+        bare(ax, grid="both")
+        ax.set(xlim=(0, 1.02), ylim=(0, 1.02))
+        ax.set_xlabel("confidence: probability of the predicted class", fontsize=7.5)
+        ax.set_title(
+            f"Reliability (ECE {self.ece:.3f})", fontsize=9.5, loc="left", fontweight="bold"
+        )
+        ax.legend(fontsize=7.5, frameon=False, loc="upper left")
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+
+class ModalityReportDisplay:
+    """The figure of a modality report.
+
+    Six panels: loss and score of the subsets; change of loss and of score when one modality is
+    removed, with intervals; Shapley shares of the loss; and the reliability diagram for
+    classifiers or the Shapley shares of R2 for regressors. With more than 31 subsets, the
+    subset panels keep single modalities, all but one, all, and the best of each size between.
+
+    Parameters
+    ----------
+    report : ModalityReport
+        The numbers.
+
+    Attributes
+    ----------
+    axes_ : ndarray of shape (6,)
+        Axes of the panels, row by row.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+    """
+
+    def __init__(self, report: ModalityReport) -> None:
+        self.report = report
+
+    def plot(self, axes: Any = None) -> ModalityReportDisplay:
+        """Draw all panels.
+
+        Parameters
+        ----------
+        axes : array-like of six matplotlib axes, default=None
+            Where to draw; None makes a new figure.
+
+        Returns
+        -------
+        ModalityReportDisplay
+            Itself, with ``axes_`` and ``figure_``.
+
+        Raises
+        ------
+        ValueError
+            If ``axes`` does not hold six axes.
+        """
+        if axes is None:
+            pyplot = require("matplotlib.pyplot", extra="plot", caller="ModalityReportDisplay.plot")
+            heights = self._heights()
+            figure = pyplot.figure(figsize=(2 * _PART_WIDTH, sum(heights)), layout="constrained")
+            axes = _spaced(figure).subplots(3, 2, height_ratios=heights)
+        axes = np.asarray(axes, dtype=object).ravel()
+        if len(axes) != 6:
+            raise ValueError(
+                f"ModalityReportDisplay.plot: axes must hold six axes; got {len(axes)}."
+            )
+        self.draw_subsets(axes[:2])
+        self.draw_removal(axes[2:4])
+        self.draw_shares(axes[4:])
+        self.axes_, self.figure_ = axes, axes[0].figure
+        return self
+
+    def figures(self) -> dict[str, Figure]:
+        """Draw each pair of panels on a figure of its own, outside pyplot.
+
+        Returns
+        -------
+        dict of str to Figure
+            Keys ``"subsets"``, ``"removal"`` and ``"shares"``.
+        """
+        matplotlib_figure = require(
+            "matplotlib.figure", extra="plot", caller="ModalityReportDisplay.figures"
+        )
+        made = {}
+        for name, height in zip(("subsets", "removal", "shares"), self._heights(), strict=True):
+            size = (2 * _PART_WIDTH, height)
+            figure = matplotlib_figure.Figure(figsize=size, layout="constrained")
+            getattr(self, f"draw_{name}")(_spaced(figure).subplots(1, 2))
+            made[name] = figure
+        return made
+
+    def draw_subsets(self, axes: Any) -> None:
+        """Draw loss and score of the subsets on two axes."""
+        draw_subsets(self.report, *axes)
+
+    def draw_removal(self, axes: Any) -> None:
+        """Draw what is lost without each modality on two axes."""
+        draw_removal(self.report, self.report.loss, axes[0])
+        draw_removal(self.report, self.report.score, axes[1])
+
+    def draw_shares(self, axes: Any) -> None:
+        """Draw the Shapley shares and, for classifiers, the reliability diagram on two axes."""
+        draw_shares(self.report, self.report.loss, axes[0])
+        bins = self.report.reliability
+        if bins is None:
+            draw_shares(self.report, self.report.score, axes[1])
+            return
+        ReliabilityDisplay(
+            confidence=bins["confidence"], accuracy=bins["accuracy"], weight=bins["weight"]
+        ).plot(axes[1])
+
+    def _heights(self) -> list[float]:
+        """Heights of the three rows of panels, in inches."""
+        count = len(self.report.modalities)
+        rows = _ROW_HEIGHT * len(shown_subsets(self.report))
+        lowest = 3.2 if self.report.reliability is not None else 1.4 + 0.3 * count
+        return [1.1 + rows + (1.2 if count > 3 else 0.0), 1.3 + 0.3 * count, lowest]
+
+
+def _spaced(figure: Figure) -> Figure:
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.12, wspace=0.05, hspace=0.06)
+    return figure
