@@ -205,8 +205,8 @@ def _as_array(key: Any) -> np.ndarray:
 def _check_rows(rows: np.ndarray, n_rows: int, owner: str) -> np.ndarray:
     if rows.ndim == 1 and rows.dtype.kind in "USTO" and isinstance(rows[0], str):
         raise TypeError(
-            f"{owner} is indexed by rows, got names {shorten(rows.tolist())}; use X.select(names) for "
-            "some of the modalities."
+            f"{owner} is indexed by rows, got names {shorten(rows.tolist())}; use "
+            "X.select(names) for some of the modalities."
         )
     if rows.dtype.kind not in "iub" or rows.ndim == 0:
         raise TypeError(
