@@ -2,3 +2,17 @@
 
 if __name__ != "mmfuse.heads":
     raise ImportError("import it as mmfuse.heads, not as a top-level package")
+
+from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
+from mmfuse.heads.early import EarlyFusion
+from mmfuse.heads.late import LateFusion
+
+__all__ = [
+    "BaseHead",
+    "EarlyFusion",
+    "FitData",
+    "FitResult",
+    "FusionModule",
+    "HeadOutput",
+    "LateFusion",
+]

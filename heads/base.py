@@ -49,6 +49,8 @@ class FitData:
     task : {"classification", "regression"}
     seed : int
     verbose : int
+    need_oof : bool
+        Whether anybody will use out-of-fold scores; a head may skip the work when not.
     """
 
     blocks: dict[str, Tensor]
@@ -60,6 +62,7 @@ class FitData:
     task: str
     seed: int
     verbose: int = 0
+    need_oof: bool = True
 
     @property
     def dims(self) -> dict[str, int]:
@@ -78,6 +81,7 @@ class FitData:
             self.task,
             self.seed,
             self.verbose,
+            self.need_oof,
         )
 
 
@@ -103,7 +107,8 @@ class FitResult:
 class FusionModule(nn.Module):
     """Base of the modules that heads build.
 
-    A module may hold scikit-learn estimators in ``estimators``; they are saved apart from the tensors.
+    A module may hold scikit-learn estimators in ``estimators``; they are saved apart from
+    the tensors.
     """
 
     def __init__(self, block_dims: dict[str, int], n_outputs: int, task: str) -> None:
@@ -134,8 +139,8 @@ class FusionModule(nn.Module):
 class BaseHead(BaseEstimator):
     """Base of the heads: a parameter object that builds and fits a fusion module.
 
-    A subclass writes ``build``, and ``fit_module`` where it has something better than gradient descent.
-    Constructor arguments are stored untouched and checked in ``check_parameters``.
+    A subclass writes ``build``, and ``fit_module`` where it has something better than gradient
+    descent. Constructor arguments are stored untouched and checked in ``check_parameters``.
     """
 
     def check_parameters(self, block_dims: dict[str, int], task: str) -> None:

@@ -24,13 +24,13 @@ _ONE_FOLD_FROM = 20_000  # with so many rows one held-out fold says enough
 def train_network(head: BaseHead, data: FitData) -> FitResult:
     """Train by AdamW with per-row modality dropout and early stopping.
 
-    Every fold is trained until its held-out loss stops falling; the number of epochs with the lowest mean
-    held-out loss is kept, its held-out scores serve calibration, and the final module is trained
-    on all rows for that number of epochs. So no row is lost to a validation split, and no score used
-    for calibration comes from a module that saw the row.
+    Every fold is trained until its held-out loss stops falling; the number of epochs with the
+    lowest mean held-out loss is kept, its held-out scores serve calibration, and the final module
+    is trained on all rows for that number of epochs. So no row is lost to a validation split, and
+    no score used for calibration comes from a module that saw the row.
 
-    ``head`` gives ``max_epochs``, ``patience``, ``batch_size``, ``learning_rate``, ``weight_decay`` and
-    ``modality_dropout``.
+    ``head`` gives ``max_epochs``, ``patience``, ``batch_size``, ``learning_rate``,
+    ``weight_decay`` and ``modality_dropout``.
     """
     folds = data.folds if len(data.weight) < _ONE_FOLD_FROM else data.folds[:1]
     runs = []

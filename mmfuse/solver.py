@@ -1,9 +1,9 @@
 """One convex solver for linear fusion: multinomial logistic and ridge, many problems at once.
 
-A problem is a set of row weights (a fold is a set of zeros) and one strength per block. All problems
-share the blocks, so one matrix product serves them together. Modality dropout is part of the
-objective: a *pattern* is a set of blocks that is kept, and the loss is the weighted mean over patterns.
-The pattern changes only which block logits are added, so no row is ever copied.
+A problem is a set of row weights (a fold is a set of zeros) and one strength per block. All
+problems share the blocks, so one matrix product serves them together. Modality dropout is part of
+the objective: a *pattern* is a set of blocks that is kept, and the loss is the weighted mean over
+patterns. The pattern changes only which block logits are added, so no row is ever copied.
 
 The objective of a problem, with strengths ``C_m`` in scikit-learn's meaning (the loss is a sum over
 rows), is::
@@ -180,9 +180,7 @@ class LinearProblems:
             scores += torch.where(self.masks[:, s, m, None, None], u, token[None, :, m])
         return scores
 
-    def objective(
-        self, theta: Tensor, weight: Tensor, strength: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def objective(self, theta: Tensor, weight: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
         """Value (B,) and gradient (B, P) of all problems.
 
         ``weight`` is (n, B), ``strength`` is (B, M).
@@ -303,7 +301,7 @@ def _distinct_masks(
 def _lbfgs(function, z: Tensor, threshold: Tensor, max_iter: int, memory: int = 12):
     """Minimise B independent smooth convex functions; each keeps its own history and step.
 
-    ``function(z (b, P), rows (b,))`` gives values (b,) and gradients (b, P) of the problems ``rows``.
+    ``function(z (b, P), rows (b,))`` gives values (b,) and gradients (b, P) of those problems.
     """
     count = z.shape[0]
     z = z.clone()

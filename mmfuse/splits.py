@@ -27,8 +27,9 @@ def make_folds(
     Parameters
     ----------
     cv : int, splitter, or iterable of (train, test)
-        As in scikit-learn. An integer makes stratified folds for classification and group-disjoint folds
-        when ``groups`` is given; it is lowered where there are fewer groups or fewer rows of a class.
+        As in scikit-learn. An integer makes stratified folds for classification and group-disjoint
+        folds when ``groups`` is given; it is lowered where there are fewer groups or fewer rows of
+        a class.
     y : ndarray of shape (n,) or (n, T)
     groups : ndarray of shape (n,) or None
     classification : bool

@@ -1,0 +1,166 @@
+"""The linear module and its convex fit, shared by the heads that are linear inside."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmfuse.heads.base import FitData, FitResult, FusionModule, HeadOutput
+from mmfuse.patterns import dropout_patterns
+from mmfuse.solver import LinearProblems, LinearSolution
+
+__all__ = ["LinearModule", "check_strength", "fit_linear"]
+
+_DECADES = np.arange(-3.0, 5.0)  # strengths tried, in powers of ten over the total width
+_FACTORS = (0.03, 0.2, 5.0, 30.0)  # then tried per modality, around the common one
+_MAX_SCORES = 20_000_000  # numbers held at once by one batch of problems
+
+
+class LinearModule(FusionModule):
+    """Scores are a sum over modalities: of ``x W`` where present, of a learned token where not."""
+
+    def __init__(self, block_dims: dict[str, int], n_outputs: int, task: str) -> None:
+        super().__init__(block_dims, n_outputs, task)
+        options = {"dtype": torch.float64}
+        self.coef = nn.ParameterList(
+            [nn.Parameter(torch.zeros(d, n_outputs, **options)) for d in block_dims.values()]
+        )
+        self.token = nn.Parameter(torch.zeros(len(block_dims), n_outputs, **options))
+        self.intercept = nn.Parameter(torch.zeros(n_outputs, **options))
+
+    def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
+        scores = self.intercept.expand(len(presence), -1)
+        for m, name in enumerate(self.block_dims):
+            part = blocks[name].to(self.coef[m].dtype) @ self.coef[m]
+            scores = scores + torch.where(presence[:, m, None], part, self.token[m])
+        return HeadOutput(scores)
+
+    @torch.no_grad()
+    def assign(self, solution: LinearSolution, problem: int) -> LinearModule:
+        """Take the coefficients of one solved problem."""
+        for parameter, coef in zip(self.coef, solution.coef, strict=True):
+            parameter.copy_(coef[problem])
+        self.token.copy_(solution.token[problem])
+        self.intercept.copy_(solution.intercept[problem])
+        return self
+
+
+def check_strength(owner: str, C: float | str) -> None:
+    """Raise unless ``C`` is ``"cv"`` or a positive number."""
+    if C == "cv":
+        return
+    if isinstance(C, str) or not np.isscalar(C) or not np.isfinite(C) or C <= 0:
+        raise ValueError(f"{owner}: C must be 'cv' or a positive number; got {C!r}.")
+
+
+def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> FitResult:
+    """Fit a linear module by convex optimisation.
+
+    Parameters
+    ----------
+    data : FitData
+    C : float or "cv"
+        Inverse regularisation strength in scikit-learn's meaning, on standardised features.
+        ``"cv"`` first chooses a strength for all modalities, then one multiple of it per
+        modality, by out-of-fold loss; without folds it is 1.
+    modality_dropout : float
+        Chance of hiding a modality; part of the objective, nothing is drawn.
+    """
+    fit = _LinearFit(data, modality_dropout)
+    n_blocks = len(data.blocks)
+    history: dict = {}
+    if C == "cv" and data.folds:
+        strength, tried = fit.choose()
+        history["strengths_tried"] = tried
+    else:
+        strength = torch.full((n_blocks,), 1.0 if C == "cv" else float(C), dtype=torch.float64)
+    oof, start = fit.cross_fit(strength) if data.folds and data.need_oof else (None, None)
+    theta, converged, n_iter = fit.problems.solve(
+        fit.weight[:, None], strength[None].to(fit.weight.device), start=start
+    )
+    module = LinearModule(data.dims, data.n_outputs, data.task).to(data.presence.device)
+    module.assign(fit.problems.solution(theta, converged, n_iter), 0)
+    history["C"] = dict(zip(data.blocks, strength.tolist(), strict=True))
+    history["n_iter"] = n_iter
+    return FitResult(module.eval(), oof, history)
+
+
+class _LinearFit:
+    """The linear problems of one fit: every fold, and all rows."""
+
+    def __init__(self, data: FitData, modality_dropout: float) -> None:
+        patterns, pattern_weight = dropout_patterns(len(data.blocks), modality_dropout, data.seed)
+        device = data.presence.device
+        classification = data.task == "classification"
+        self.data = data
+        self.problems = LinearProblems(
+            list(data.blocks.values()),
+            data.presence,
+            data.target if classification else data.target.double(),
+            data.n_outputs,
+            patterns=patterns.to(device),
+            pattern_weight=pattern_weight.to(device),
+            loss="multinomial" if classification else "squared",
+        )
+        self.weight = data.weight.double()
+        self.fold_weight = torch.zeros(
+            len(self.weight), len(data.folds), dtype=torch.float64, device=device
+        )
+        self.held = torch.zeros_like(self.fold_weight, dtype=torch.bool)
+        for f, (train, test) in enumerate(data.folds):
+            train_rows = torch.as_tensor(train, device=device)
+            self.fold_weight[train_rows, f] = self.weight[train_rows]
+            self.held[torch.as_tensor(test, device=device), f] = True
+        self._warm: Tensor | None = None
+
+    def choose(self) -> tuple[Tensor, list]:
+        """Strength per modality with the lowest out-of-fold loss."""
+        width, n_blocks = sum(self.data.dims.values()), len(self.data.blocks)
+        common = torch.tensor(10.0**_DECADES / width)
+        losses = self._held_out_losses(common[:, None].expand(-1, n_blocks))
+        best = int(torch.argmin(losses))
+        strength, lowest = common[best].repeat(n_blocks), losses[best]
+        tried = list(zip(common.tolist(), losses.tolist(), strict=True))
+        for m in range(n_blocks if n_blocks > 1 else 0):
+            options = strength.repeat(len(_FACTORS), 1)
+            options[:, m] *= torch.tensor(_FACTORS, dtype=options.dtype)
+            losses = self._held_out_losses(options)
+            best = int(torch.argmin(losses))
+            if losses[best] < lowest:
+                strength, lowest = options[best], losses[best]
+        return strength, tried
+
+    def _held_out_losses(self, strengths: Tensor) -> Tensor:
+        """Mean held-out loss of every row of ``strengths`` (S, M)."""
+        folds = self.fold_weight.shape[1]
+        size = len(self.weight) * folds * self.data.n_outputs
+        chunk = max(1, _MAX_SCORES // size)
+        losses = []
+        for options in strengths.split(chunk):
+            theta = self._solve_folds(options)
+            rows = self.problems.pattern_loss(theta).view(-1, len(options), folds)
+            held = self.held * self.weight[:, None]
+            losses.append((rows * held[:, None, :]).sum((0, 2)) / held.sum())
+        return torch.cat(losses).cpu()
+
+    def _solve_folds(self, options: Tensor) -> Tensor:
+        """Solve strengths x folds problems, starting from the last ones solved."""
+        folds = self.fold_weight.shape[1]
+        weight = self.fold_weight.repeat(1, len(options))
+        strength = options.to(self.weight.device).repeat_interleave(folds, dim=0)
+        start = None if self._warm is None else self._warm.repeat(len(options), 1)
+        theta, _, _ = self.problems.solve(weight, strength, start=start, tol=1e-4)
+        self._warm = theta[-folds:]
+        return theta
+
+    def cross_fit(self, strength: Tensor) -> tuple[np.ndarray, Tensor]:
+        """Out-of-fold scores (n, K), and a start for the fit on all rows."""
+        folds = self.fold_weight.shape[1]
+        options = strength[None].to(self.weight.device).expand(folds, -1)
+        theta, _, _ = self.problems.solve(self.fold_weight, options)
+        scores = self.problems.scores(theta)
+        oof = torch.full_like(scores[:, 0], torch.nan)
+        for f in range(folds):
+            oof = torch.where(self.held[:, f, None], scores[:, f], oof)
+        return oof.cpu().numpy(), theta.mean(dim=0, keepdim=True)

@@ -1,0 +1,123 @@
+"""Any scikit-learn estimator over concatenated blocks, as a fusion module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
+from sklearn.utils import get_tags
+from sklearn.utils.validation import has_fit_parameter
+from torch import Tensor
+
+from mmfuse.heads.base import FitData, FitResult, FusionModule, HeadOutput
+from mmfuse.patterns import draw_presence
+
+__all__ = ["WrappedModule", "check_estimator_kind", "fit_wrapped"]
+
+_FLOOR = 1e-6  # a forest may give probability zero; its logarithm may not
+
+
+class WrappedModule(FusionModule):
+    """Features of an absent block are NaN where the estimator allows it, else the training mean.
+
+    With more than one modality the presence bits are features too.
+    """
+
+    def features(self, blocks: dict[str, Tensor], presence: Tensor) -> np.ndarray:
+        """Concatenated features: ndarray of shape (n, sum of widths [+ M])."""
+        fill = np.nan if get_tags(self.estimators["model"]).input_tags.allow_nan else 0.0
+        parts = [
+            torch.where(presence[:, m, None], blocks[name], fill)
+            for m, name in enumerate(self.block_dims)
+        ]
+        if len(parts) > 1:
+            parts.append(presence.to(parts[0].dtype))
+        return torch.cat(parts, dim=1).cpu().numpy()
+
+    def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
+        model = self.estimators["model"]
+        X = self.features(blocks, presence)
+        if self.task == "regression":
+            values = np.asarray(model.predict(X), dtype=np.float64).reshape(len(X), -1)
+            return HeadOutput(torch.as_tensor(values, device=presence.device))
+        proba = np.full((len(X), self.n_outputs), _FLOOR)
+        proba[:, model.classes_] = model.predict_proba(X)
+        scores = np.log(np.clip(proba, _FLOOR, 1.0))
+        return HeadOutput(torch.as_tensor(scores, device=presence.device))
+
+
+def check_estimator_kind(owner: str, model: Any, task: str) -> None:
+    """Raise unless ``model`` is a scikit-learn estimator that fits the task."""
+    if not isinstance(model, BaseEstimator) or not hasattr(model, "fit"):
+        raise ValueError(
+            f"{owner}: the model must be 'linear', 'mlp' or a scikit-learn estimator; got {model!r}."
+        )
+    if task == "classification":
+        if not is_classifier(model) or not hasattr(model, "predict_proba"):
+            raise ValueError(
+                f"{owner}: {type(model).__name__} is not a classifier with predict_proba; "
+                "FusionClassifier needs probabilities (for a support vector machine, wrap it in "
+                "CalibratedClassifierCV)."
+            )
+    elif not is_regressor(model):
+        raise ValueError(f"{owner}: FusionRegressor needs a regressor; got {model!r}.")
+
+
+def fit_wrapped(
+    module: WrappedModule, model: BaseEstimator, data: FitData, *, modality_dropout: float
+) -> FitResult:
+    """Fit clones of ``model`` on every fold and on all rows.
+
+    Modality dropout adds one copy of each row with at least one modality hidden. Where the estimator takes
+    sample weights, the copy weighs as much as its chance.
+    """
+    oof = None
+    if data.folds and data.need_oof:
+        oof = np.full((len(data.weight), data.n_outputs), np.nan)
+        for train, test in data.folds:
+            module.estimators["model"] = _fit(module, model, data.take(train), modality_dropout)
+            held = data.take(test)
+            oof[test] = module(held.blocks, held.presence).scores.cpu().numpy()
+    module.estimators["model"] = _fit(module, model, data, modality_dropout)
+    return FitResult(module.eval(), oof, {"model": type(model).__name__})
+
+
+def _fit(module: WrappedModule, model: BaseEstimator, data: FitData, rate: float) -> Any:
+    fitted = clone(model)
+    if fitted.get_params().get("random_state", 0) is None:
+        fitted.set_params(random_state=data.seed)
+    module.estimators["model"] = fitted
+    X = module.features(data.blocks, data.presence)
+    y, weight = data.target.cpu().numpy(), data.weight.cpu().numpy()
+    hidden = _hidden_copy(data, rate)
+    if hidden is not None:
+        X = np.concatenate([X, module.features(data.blocks, hidden)])
+        y = np.concatenate([y, y])
+        lost = 1 - (1 - rate) ** len(data.blocks)
+        weight = np.concatenate([weight * (1 - lost), weight * lost])
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if has_fit_parameter(fitted, "sample_weight"):
+        return fitted.fit(X, y, sample_weight=weight)
+    kept = weight > 0
+    if not np.allclose(data.weight.cpu().numpy(), data.weight[0].item()):
+        raise ValueError(
+            f"{type(model).__name__} takes no sample_weight in fit; leave sample_weight and "
+            "class_weight out or choose another estimator."
+        )
+    return fitted.fit(X[kept], y[kept])
+
+
+def _hidden_copy(data: FitData, rate: float) -> Tensor | None:
+    """Presence with at least one modality more hidden in every row that can spare one."""
+    if len(data.blocks) == 1 or rate == 0:
+        return None
+    generator = torch.Generator().manual_seed(data.seed)
+    present = data.presence.cpu()
+    hidden = draw_presence(present, rate, generator)
+    same = (hidden == present).all(dim=1) & (present.sum(dim=1) > 1)
+    chance = torch.where(present, torch.rand(present.shape, generator=generator), -1.0)
+    hidden[same, chance.argmax(dim=1)[same]] = False
+    return hidden.to(data.presence.device)

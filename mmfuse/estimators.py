@@ -1,0 +1,459 @@
+"""FusionClassifier and FusionRegressor: any head behind scikit-learn's API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import log_softmax, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from mmfuse._params import EncoderParamsMixin
+from mmfuse._random import spawn_seed
+from mmfuse.blocks import Blocks
+from mmfuse.calibration import make_calibrator
+from mmfuse.door import as_table, encode_table, fit_encoders, matrix_blocks
+from mmfuse.splits import make_folds
+from mmfuse.targets import check_class_target, check_groups, check_value_target, check_weight
+
+__all__ = ["FusionClassifier", "FusionRegressor"]
+
+_PREDICT_ROWS = 16_384  # rows on the device at once while predicting
+
+
+class _FusionEstimator(EncoderParamsMixin, BaseEstimator):
+    """What the classifier and the regressor share: the door, the head, saving."""
+
+    _task: str
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True  # a row of NaN is an absent modality
+        return tags
+
+    # -- the door -----------------------------------------------------------------------------
+
+    def _open(self, X: Any, *, reset: bool) -> Any:
+        """A table, or blocks, from anything; learns or checks the number of features."""
+        encoders = self.encoders or {}
+        names = tuple(encoders) if reset and encoders else getattr(self, "modalities_", None)
+        table = as_table(
+            X,
+            modalities=self.modalities,
+            has_encoders=bool(encoders),
+            names=None if reset and not encoders else names,
+            matrix_expected=not reset and self.from_matrix_,
+        )
+        if table is not None:
+            if reset:
+                self.from_matrix_ = False
+                self.n_features_in_ = table.shape[1]
+                if len(table) == 0:
+                    raise ValueError("Found array with 0 sample(s); at least 1 row is needed.")
+            return table
+        if not reset and not self.from_matrix_:
+            raise ValueError(
+                f"X is a plain matrix, and this model was fitted on the modalities "
+                f"{', '.join(self.modalities_)}; pass a ModalityTable, a DataFrame or a dict."
+            )
+        if reset and encoders:
+            raise ValueError(
+                "encoders are given, and X is a plain matrix without modality names; pass a "
+                "ModalityTable, a DataFrame or a dict of columns."
+            )
+        X = validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan")
+        if reset:
+            self.from_matrix_ = True
+        columns = getattr(self, "feature_names_in_", None)
+        return matrix_blocks(X, self.modalities, columns)
+
+    def encode(self, X: Any) -> Blocks:
+        """Encode X once; the blocks may be given to every other method in place of X.
+
+        Parameters
+        ----------
+        X : ModalityTable, DataFrame, dict, array or Blocks
+
+        Returns
+        -------
+        Blocks
+            In the order of ``modalities_``; modalities that X lacks are ABSENT.
+        """
+        check_is_fitted(self, "head_")
+        return encode_table(self._open(X, reset=False), self.encoders_, self.block_dims_)
+
+    # -- fitting ------------------------------------------------------------------------------
+
+    def _fit_head(
+        self,
+        table: Any,
+        target: np.ndarray,
+        weight: np.ndarray,
+        groups: np.ndarray | None,
+        n_outputs: int,
+    ) -> np.ndarray | None:
+        """Encode, standardise and train; returns out-of-fold scores."""
+        import torch
+
+        from mmfuse._device import resolve_device
+        from mmfuse.heads import BaseHead, FitData, LateFusion
+        from mmfuse.standardize import Standardizer
+
+        seed = spawn_seed(self.random_state)
+        classification = self._task == "classification"
+        folds = make_folds(self.cv, target, groups, classification=classification, seed=seed)
+        blocks = self._encode_training(table)
+        head = LateFusion() if self.head is None else self.head
+        if not isinstance(head, BaseHead):
+            raise ValueError(
+                f"{type(self).__name__}: head must be a head from mmfuse.heads; got {head!r}."
+            )
+        head.check_parameters(blocks.dims, self._task)
+        self.device_ = resolve_device(self.device)
+        self.block_dims_, self.modalities_ = blocks.dims, blocks.names
+        tensors = self._tensors(blocks)
+        weights = torch.as_tensor(weight, device=self.device_)
+        self.scaler_ = Standardizer(blocks.dims).to(self.device_).fit(tensors, weights)
+        result = head.fit_module(
+            FitData(
+                self.scaler_(tensors),
+                torch.as_tensor(blocks.present, device=self.device_),
+                torch.as_tensor(target, device=self.device_),
+                weights,
+                folds,
+                n_outputs,
+                self._task,
+                seed,
+                self.verbose,
+                need_oof=self.calibration is not None,
+            )
+        )
+        self.fusion_head_ = clone(head)  # what was fitted, whatever set_params does later
+        self.head_ = result.module
+        self.history_ = {"head": type(head).__name__, **result.history}
+        return result.oof_scores
+
+    def _encode_training(self, table: Any) -> Blocks:
+        if isinstance(table, Blocks):
+            self.encoders_ = {}
+            table = table.to_table()
+            fit_encoders(table, None, 0)  # says which modality is absent in all rows
+        else:
+            self.encoders_ = fit_encoders(table, self.encoders, self.verbose)
+        blocks = encode_table(table, self.encoders_, None)
+        fit_encoders(blocks.to_table(), None, 0)  # encoding may have failed in all rows
+        return blocks
+
+    def _tensors(self, blocks: Blocks) -> dict[str, Any]:
+        import torch
+
+        # tensors share memory with the block, which is read-only: they are never written to
+        return {name: torch.tensor(blocks[name], device=self.device_) for name in self.block_dims_}
+
+    def _output(self, X: Any) -> tuple[Blocks, np.ndarray]:
+        """Blocks and raw scores (n, n_outputs), float64."""
+        import torch
+
+        blocks = self.encode(X)
+        parts = [np.empty((0, self.head_.n_outputs))]
+        with torch.inference_mode():
+            for start in range(0, len(blocks), _PREDICT_ROWS):
+                part = blocks[start : start + _PREDICT_ROWS]
+                present = torch.as_tensor(part.present, device=self.device_)
+                output = self.head_(self.scaler_(self._tensors(part)), present)
+                parts.append(output.scores.double().cpu().numpy())
+        return blocks, np.concatenate(parts)
+
+    # -- saving ------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> Path:
+        """Save the fitted model as a folder: safetensors and JSON, nothing pickled.
+
+        Parameters
+        ----------
+        folder : path
+            Made if need be; a folder that holds something else than a saved model is refused.
+
+        See Also
+        --------
+        mmfuse.load : Load it again.
+        """
+        from mmfuse.saving import save
+
+        return save(self, folder)
+
+
+class FusionClassifier(ClassifierMixin, _FusionEstimator):
+    """Classify samples from several modalities, any of which may be missing in any row.
+
+    Parameters
+    ----------
+    head : head from `mmfuse.heads`, default=None
+        How modalities are fused; None means ``LateFusion()``.
+    encoders : dict of str to encoder, default=None
+        Encoder of each raw modality. A modality without one must be numeric vectors.
+    modalities : dict, default=None
+        Which columns make a modality: for a DataFrame a column name or a list of names, for a plain
+        matrix a slice or a list of column numbers. Without it a plain matrix is one modality, "x".
+    calibration : {"auto", "temperature", None}, default="auto"
+        How probabilities are calibrated, on out-of-fold scores. ``"auto"`` uses one temperature
+        wherever enough rows can be held out.
+    class_weight : dict, "balanced" or None, default=None
+        As in scikit-learn; multiplies ``sample_weight`` in training and in calibration.
+    cv : int, splitter or iterable, default=5
+        Folds for choosing regularisation, early stopping and calibration. With ``groups`` an
+        integer makes group-disjoint folds.
+    device : str, default="auto"
+        Torch device of the head.
+    random_state : int, RandomState or None, default=None
+    verbose : int, default=0
+        Above 0, bars are shown.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (K,)
+    modalities_ : tuple of str
+    block_dims_ : dict of str to int
+        Number of features of every modality after encoding.
+    encoders_ : dict of str to fitted encoder
+    scaler_ : torch.nn.Module
+        Standardisation of the blocks, from the training rows.
+    head_ : torch.nn.Module
+        The fitted fusion module.
+    calibrator_ : TemperatureScaling or None
+    prior_ : ndarray of shape (K,)
+        Weighted class frequencies; the answer to a row with nothing present.
+    history_ : dict
+        What fitting chose and saw.
+    n_features_in_ : int
+        Columns of X: modalities of a table, features of a plain matrix.
+
+    Examples
+    --------
+    >>> from mmfuse import FusionClassifier
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = FusionClassifier(modalities={"sepal": [0, 1], "petal": [2, 3]}, random_state=0)
+    >>> round(model.fit(X, y).score(X, y), 2) > 0.9
+    True
+    """
+
+    _task = "classification"
+
+    def __init__(
+        self,
+        head: Any = None,
+        *,
+        encoders: Mapping[str, Any] | None = None,
+        modalities: Mapping[str, Any] | None = None,
+        calibration: str | None = "auto",
+        class_weight: Any = None,
+        cv: Any = 5,
+        device: str = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.head = head
+        self.encoders = encoders
+        self.modalities = modalities
+        self.calibration = calibration
+        self.class_weight = class_weight
+        self.cv = cv
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None
+    ) -> FusionClassifier:
+        """Encode, fuse and calibrate.
+
+        Parameters
+        ----------
+        X : ModalityTable, DataFrame, dict of columns, array or Blocks
+            n rows.
+        y : array-like of shape (n,)
+            Class labels.
+        sample_weight : array-like of shape (n,), optional
+        groups : array-like of shape (n,), optional
+            Rows of one group never stand on both sides of an internal split.
+
+        Raises
+        ------
+        ValueError
+            If y is missing, has NaN or one class only; if lengths differ; if a modality is absent in
+            all rows or has no encoder where it needs one.
+        EncodingError
+            If a cell cannot be encoded; names modality, row and file.
+        """
+        table = self._open(X, reset=True)
+        owner, n_rows = type(self).__name__, len(table)
+        self.classes_, index = check_class_target(y, n_rows, owner)
+        weight = check_weight(
+            sample_weight,
+            n_rows,
+            class_weight=self.class_weight,
+            classes=self.classes_,
+            index=index,
+        )
+        groups = check_groups(groups, n_rows)
+        if self.calibration not in ("auto", "temperature", None):
+            make_calibrator(self.calibration, None, index, weight)
+        totals = np.bincount(index, weights=weight, minlength=len(self.classes_))
+        self.prior_ = totals / totals.sum()
+        oof = self._fit_head(table, index, weight, groups, len(self.classes_))
+        self.calibrator_ = make_calibrator(self.calibration, oof, index, weight)
+        if self.calibrator_ is not None:
+            self.history_["calibration"] = self.calibrator_.get_state()
+        return self
+
+    def _scores(self, X: Any) -> np.ndarray:
+        """Calibrated logits (n, K); a row with nothing present gets the log prior."""
+        blocks, scores = self._output(X)
+        present = blocks.present
+        if self.calibrator_ is not None:
+            scores = self.calibrator_.transform(scores, present)
+        nothing = ~present.any(axis=1)
+        scores[nothing] = np.log(np.maximum(self.prior_, 1e-12))
+        return scores
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Calibrated log odds.
+
+        Returns
+        -------
+        ndarray of shape (n,) for two classes, else (n, K)
+        """
+        scores = self._scores(X)
+        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probability of every class, in the order of ``classes_``: float64 (n, K)."""
+        return softmax(self._scores(X), axis=1)
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithm of ``predict_proba``."""
+        return log_softmax(self._scores(X), axis=1)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Most probable class of every row: (n,)."""
+        return self.classes_[np.argmax(self._scores(X), axis=1)]
+
+
+class FusionRegressor(RegressorMixin, _FusionEstimator):
+    """Predict values from several modalities, any of which may be missing in any row.
+
+    Parameters
+    ----------
+    head : head from `mmfuse.heads`, default=None
+        How modalities are fused; None means ``LateFusion()``.
+    encoders : dict of str to encoder, default=None
+        Encoder of each raw modality. A modality without one must be numeric vectors.
+    modalities : dict, default=None
+        As in `FusionClassifier`.
+    calibration : {"auto", None}, default="auto"
+        ``"auto"`` measures the spread of the out-of-fold errors, ``residual_std_``.
+    cv : int, splitter or iterable, default=5
+        Folds for choosing regularisation, early stopping and the spread of errors.
+    device : str, default="auto"
+        Torch device of the head.
+    random_state : int, RandomState or None, default=None
+    verbose : int, default=0
+
+    Attributes
+    ----------
+    modalities_, block_dims_, encoders_, scaler_, head_, history_, n_features_in_
+        As in `FusionClassifier`.
+    prior_ : ndarray of shape (T,)
+        Weighted mean target; the answer to a row with nothing present.
+    residual_std_ : ndarray of shape (T,) or None
+        Root mean square of the out-of-fold errors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mmfuse import FusionRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> X = {"a": rng.normal(size=(80, 3)), "b": rng.normal(size=(80, 2))}
+    >>> y = X["a"][:, 0] + X["b"][:, 0]
+    >>> FusionRegressor(random_state=0).fit(X, y).score(X, y) > 0.7
+    True
+    """
+
+    _task = "regression"
+
+    def __init__(
+        self,
+        head: Any = None,
+        *,
+        encoders: Mapping[str, Any] | None = None,
+        modalities: Mapping[str, Any] | None = None,
+        calibration: str | None = "auto",
+        cv: Any = 5,
+        device: str = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.head = head
+        self.encoders = encoders
+        self.modalities = modalities
+        self.calibration = calibration
+        self.cv = cv
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> FusionRegressor:
+        """Encode and fuse.
+
+        Parameters
+        ----------
+        X : ModalityTable, DataFrame, dict of columns, array or Blocks
+            n rows.
+        y : array-like of shape (n,) or (n, T)
+        sample_weight : array-like of shape (n,), optional
+        groups : array-like of shape (n,), optional
+            Rows of one group never stand on both sides of an internal split.
+
+        Raises
+        ------
+        ValueError
+            As in `FusionClassifier.fit`.
+        """
+        table = self._open(X, reset=True)
+        owner, n_rows = type(self).__name__, len(table)
+        if self.calibration not in ("auto", None):
+            raise ValueError(f"calibration must be 'auto' or None; got {self.calibration!r}.")
+        y = check_value_target(y, n_rows, owner)
+        weight = check_weight(sample_weight, n_rows)
+        groups = check_groups(groups, n_rows)
+        self.single_ = y.ndim == 1
+        y = y.reshape(n_rows, -1)
+        share = (weight / weight.sum())[:, None]
+        self.prior_ = (share * y).sum(axis=0)
+        spread = np.sqrt((share * (y - self.prior_) ** 2).sum(axis=0))
+        self.target_scale_ = np.where(spread > 0, spread, 1.0)
+        target = (y - self.prior_) / self.target_scale_
+        oof = self._fit_head(table, target, weight, groups, y.shape[1])
+        self.residual_std_ = None
+        if oof is not None and self.calibration is not None:
+            held = np.isfinite(oof).all(axis=1)
+            share = weight[held, None] / weight[held].sum()
+            error = (share * (oof[held] - target[held]) ** 2).sum(axis=0)
+            self.residual_std_ = np.sqrt(error) * self.target_scale_
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predicted value of every row: (n,) or (n, T), as y was."""
+        blocks, scores = self._output(X)
+        scores[~blocks.present.any(axis=1)] = 0.0
+        values = self.prior_ + scores * self.target_scale_
+        return values[:, 0] if self.single_ else values

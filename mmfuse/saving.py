@@ -1,0 +1,262 @@
+"""Saving and loading fitted models as a folder without pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from mmfuse._codec import Decoder, Encoder
+from mmfuse._version import __version__
+from mmfuse.exceptions import SavedModelError
+
+if TYPE_CHECKING:
+    from mmfuse.estimators import FusionClassifier, FusionRegressor
+
+__all__ = ["load", "save"]
+
+FORMAT = 1
+_CONFIG, _TENSORS, _MANIFEST = "config.json", "model.safetensors", "manifest.json"
+_PLAIN = (  # fitted attributes that JSON can hold, where the estimator has them
+    "n_features_in_",
+    "feature_names_in_",
+    "from_matrix_",
+    "block_dims_",
+    "classes_",
+    "prior_",
+    "target_scale_",
+    "residual_std_",
+    "single_",
+    "history_",
+    "input_columns_",
+)
+
+
+def save(model: FusionClassifier | FusionRegressor, folder: str | Path) -> Path:
+    """Write ``model`` to ``folder``; see `FusionClassifier.save`.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        If the model is not fitted.
+    SavedModelError
+        If the model holds something that cannot be saved without pickle, or the folder exists
+        and is not a saved model. Nothing is left half written.
+    """
+    check_is_fitted(model, "head_")
+    folder = Path(folder)
+    if folder.exists() and not (folder / _MANIFEST).is_file() and any(folder.iterdir()):
+        raise SavedModelError(
+            f"{folder} exists and is not a saved model; give another folder or empty this one."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write(model, draft)
+        draft.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return folder
+
+
+def _write(model: Any, folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    encoder = Encoder(folder)
+    tensors = {f"head.{k}": v for k, v in model.head_.state_dict().items()}
+    tensors |= {f"scaler.{k}": v for k, v in model.scaler_.state_dict().items()}
+    save_file(
+        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, folder / _TENSORS
+    )
+    config = {
+        "format": FORMAT,
+        "class": type(model).__name__,
+        "params": {
+            k: encoder.encode(v, k) for k, v in model.get_params(deep=False).items() if k != "head"
+        },
+        "unfitted_head": encoder.encode(model.head, "head"),
+        "head": encoder.encode(model.fusion_head_, "head"),
+        "estimators": {
+            key: encoder.write_estimator(estimator, f"head_ ({key})")
+            for key, estimator in model.head_.all_estimators().items()
+        },
+        "encoders": {name: _describe(encoder, name, e) for name, e in model.encoders_.items()},
+        "fitted": {
+            name: encoder.encode(_plain(getattr(model, name)), name)
+            for name in _PLAIN
+            if hasattr(model, name)
+        },
+        "calibrator": _calibrator_state(model),
+        "versions": {"mmfuse": __version__, "torch": torch.__version__, "numpy": np.__version__},
+    }
+    (folder / _CONFIG).write_bytes(_dump(config))
+    hashes = {p.name: _sha256(p) for p in sorted(folder.iterdir())}
+    (folder / _MANIFEST).write_bytes(_dump({"format": FORMAT, "sha256": hashes}))
+
+
+def _plain(value: Any) -> Any:
+    """Arrays of text come as objects from some frames; JSON wants them as text."""
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        if not all(isinstance(item, str) for item in value):
+            raise SavedModelError(
+                f"Class labels or column names of mixed types cannot be saved: {value[:3]!r}."
+            )
+        return {"object": value.tolist()}
+    return value
+
+
+def _describe(encoder: Encoder, name: str, fitted: Any) -> dict:
+    return {
+        "encoder": encoder.encode(fitted, f"encoders_[{name!r}]"),
+        "state": encoder.encode(fitted.get_state(), f"encoders_[{name!r}] state"),
+        "weights_hash": fitted.weights_hash(),
+    }
+
+
+def _calibrator_state(model: Any) -> dict | None:
+    calibrator = getattr(model, "calibrator_", None)
+    return None if calibrator is None else {"name": calibrator.name, **calibrator.get_state()}
+
+
+def load(folder: str | Path, *, device: str = "auto") -> FusionClassifier | FusionRegressor:
+    """Load a model that ``save`` wrote.
+
+    Parameters
+    ----------
+    folder : path
+    device : str, default="auto"
+        Where the head runs; the device it was trained on is not needed.
+
+    Returns
+    -------
+    FusionClassifier or FusionRegressor
+
+    Raises
+    ------
+    SavedModelError
+        If a file is missing or was altered, if the folder names a class that is not known, or holds
+        types that are not trusted. Hashes show damage; they are no signature.
+
+    Notes
+    -----
+    Pretrained weights of encoders are not in the folder. Their hash is, and an encoder whose
+    weights on this machine differ from those it was fitted with is refused when it is first used.
+    """
+    folder = Path(folder)
+    config = _verified_config(folder)
+    decoder = Decoder(folder)
+    model = _empty_estimator(config, decoder)
+    for name, value in config["fitted"].items():
+        value = decoder.decode(value)
+        if isinstance(value, dict) and set(value) == {"object"}:
+            value = np.array(value["object"], dtype=object)
+        setattr(model, name, value)
+    model.modalities_ = tuple(model.block_dims_)
+    model.fusion_head_ = decoder.decode(config["head"])
+    model.encoders_ = {
+        name: _restore_encoder(decoder, entry) for name, entry in config["encoders"].items()
+    }
+    _restore_modules(model, config, decoder, folder, device)
+    if config["class"] == "FusionClassifier":
+        model.calibrator_ = _restore_calibrator(config["calibrator"])
+    return model
+
+
+def _empty_estimator(config: dict, decoder: Decoder) -> Any:
+    from mmfuse import estimators
+
+    if config["class"] not in estimators.__all__:
+        raise SavedModelError(
+            f"config.json names the estimator {config['class']!r}; known: "
+            f"{', '.join(estimators.__all__)}."
+        )
+    params = {k: decoder.decode(v) for k, v in config["params"].items()}
+    return getattr(estimators, config["class"])(decoder.decode(config["unfitted_head"]), **params)
+
+
+def _restore_encoder(decoder: Decoder, entry: dict) -> Any:
+    encoder = decoder.decode(entry["encoder"])
+    encoder.set_state(decoder.decode(entry["state"]))
+    encoder.expected_weights_hash_ = entry["weights_hash"]
+    return encoder
+
+
+def _restore_modules(model: Any, config: dict, decoder: Decoder, folder: Path, device: str) -> None:
+    from safetensors.torch import load_file
+
+    from mmfuse._device import resolve_device
+    from mmfuse.standardize import Standardizer
+
+    model.device_ = resolve_device(device)
+    n_outputs = len(model.prior_)
+    module = model.fusion_head_.build(model.block_dims_, n_outputs, model._task)
+    scaler = Standardizer(model.block_dims_)
+    tensors = load_file(folder / _TENSORS)
+    for prefix, target in (("head.", module), ("scaler.", scaler)):
+        part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        target.load_state_dict(part)
+    for key, name in config["estimators"].items():
+        module.set_estimator(key, decoder.read_estimator(name))
+    model.head_ = module.eval().to(model.device_)
+    model.scaler_ = scaler.eval().to(model.device_)
+
+
+def _restore_calibrator(state: dict | None) -> Any:
+    from mmfuse.calibration import TemperatureScaling
+
+    if state is None:
+        return None
+    if state["name"] != TemperatureScaling.name:
+        raise SavedModelError(f"config.json names an unknown calibrator {state['name']!r}.")
+    return TemperatureScaling.from_state(state)
+
+
+def _verified_config(folder: Path) -> dict:
+    """The configuration, after the hash of every file was checked."""
+    if not folder.is_dir():
+        raise SavedModelError(f"There is no saved model at {folder}: the folder does not exist.")
+    path = folder / _MANIFEST
+    if not path.is_file():
+        raise SavedModelError(f"{folder} is not a saved model: {_MANIFEST} is missing.")
+    raw = path.read_bytes()
+    try:
+        manifest = json.loads(raw)
+        hashes = manifest["sha256"]
+        intact = _dump(manifest) == raw and isinstance(hashes, dict)
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise SavedModelError(f"{path} was altered; the model is not loaded. Restore a copy.")
+    if manifest["format"] != FORMAT:
+        raise SavedModelError(
+            f"{folder} has format {manifest['format']!r}, and this version of mmfuse reads "
+            f"format {FORMAT}; use the mmfuse version that saved it."
+        )
+    for name, expected in hashes.items():
+        file = folder / name
+        if Path(name).name != name or not file.is_file():
+            raise SavedModelError(f"{file} is missing; the model is not loaded. Restore a copy.")
+        if _sha256(file) != expected:
+            raise SavedModelError(f"{file} was altered; the model is not loaded. Restore a copy.")
+    if not {_CONFIG, _TENSORS} <= set(hashes):
+        raise SavedModelError(f"{path} does not list {_CONFIG} and {_TENSORS}.")
+    return json.loads((folder / _CONFIG).read_bytes())
+
+
+def _dump(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n").encode()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
