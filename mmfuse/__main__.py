@@ -1,0 +1,25 @@
+"""The ``mmfuse`` command."""
+
+from __future__ import annotations
+
+import sys
+
+from mmfuse._require import require
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line, or say how to install what it needs."""
+    try:
+        require("typer", extra="cli", caller="The mmfuse command")
+    except ModuleNotFoundError as exc:
+        print(f"mmfuse: {exc}", file=sys.stderr)
+        raise SystemExit(2) from None
+    from mmfuse.cli import app
+
+    app(prog_name="mmfuse")
+
+
+if __name__ == "__main__":
+    main()
