@@ -2,3 +2,12 @@
 
 if __name__ != "mmfuse.encoders":
     raise ImportError("import it as mmfuse.encoders, not as a top-level package")
+
+from mmfuse.encoders.base import BaseEncoder, Encoded
+from mmfuse.encoders.image import ImageEncoder
+
+__all__ = [
+    "BaseEncoder",
+    "Encoded",
+    "ImageEncoder",
+]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mmfuse.presence import Presence
 
-__all__ = ["as_cells", "cell_state", "merge_states"]
+__all__ = ["as_cells", "cell_state", "check_column", "merge_states"]
 
 _ROWS_AT_ONCE = 4096
 
@@ -30,24 +30,28 @@ def as_cells(column: Any, *, caller: str) -> tuple[Sequence[Any], np.ndarray]:
     states : ndarray of shape (n_rows,), int8
         Values of `Presence`.
     """
+    check_column(column, caller=caller)
+    if hasattr(column, "detach"):
+        column = column.detach().cpu().numpy()
+    if isinstance(column, np.ndarray) and column.dtype.kind in "biufc" and column.ndim > 1:
+        return column, _block_states(column)
+    cells = column.tolist() if isinstance(column, pd.Series) else list(column)
+    return cells, np.fromiter((cell_state(cell) for cell in cells), np.int8, len(cells))
+
+
+def check_column(column: Any, *, caller: str) -> None:
+    """Raise TypeError unless `column` is a list, array or Series with one entry per row."""
     if isinstance(column, pd.DataFrame):
         raise TypeError(
             f"{caller} encodes one column, got a DataFrame with columns {list(column.columns)!r}; "
             "pass one of them."
         )
-    if isinstance(column, (str, bytes, Mapping)) or not hasattr(column, "__len__"):
+    scalar = isinstance(column, (str, bytes, Mapping)) or not hasattr(column, "__len__")
+    if scalar or getattr(column, "ndim", 1) == 0:
         raise TypeError(
             f"{caller} needs a column (list, array or Series with one entry per row), "
             f"got {type(column).__name__}."
         )
-    if hasattr(column, "detach"):
-        column = column.detach().cpu().numpy()
-    if isinstance(column, np.ndarray) and column.ndim == 0:
-        raise TypeError(f"{caller} needs a column, got a 0-d array.")
-    if isinstance(column, np.ndarray) and column.dtype.kind in "biufc" and column.ndim > 1:
-        return column, _block_states(column)
-    cells = column.tolist() if isinstance(column, pd.Series) else list(column)
-    return cells, np.fromiter((cell_state(cell) for cell in cells), np.int8, len(cells))
 
 
 def cell_state(cell: Any) -> Presence:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from threading import RLock
 
+import torch
 from torch import nn
 
-__all__ = ["clear_modules", "shared_module"]
+__all__ = ["clear_modules", "forked_rng", "shared_module", "state_hash"]
 
 _KEPT = 8
 _loaded: OrderedDict[Hashable, nn.Module] = OrderedDict()
@@ -22,14 +25,34 @@ def shared_module(key: Hashable, build: Callable[[], nn.Module]) -> nn.Module:
     """
     with _lock:
         if key not in _loaded:
-            _loaded[key] = build()
+            with forked_rng():
+                _loaded[key] = build()
         _loaded.move_to_end(key)
         while len(_loaded) > _KEPT:
             _loaded.popitem(last=False)
         return _loaded[key]
 
 
+def forked_rng() -> AbstractContextManager[None]:
+    """Give the caller's torch generators back afterwards; loaders draw numbers."""
+    used = torch.cuda.is_initialized()
+    return torch.random.fork_rng(devices=list(range(torch.cuda.device_count())) if used else [])
+
+
 def clear_modules() -> None:
     """Forget all loaded modules, to free their memory."""
     with _lock:
         _loaded.clear()
+
+
+def state_hash(module: nn.Module) -> str:
+    """Return a SHA-256 over the names and values of a module's tensors; computed once."""
+    known = getattr(module, "_mmfuse_state_hash", None)
+    if known is None:
+        digest = hashlib.sha256()
+        for name, tensor in module.state_dict().items():
+            values = tensor.detach().cpu().contiguous()
+            digest.update(f"{name}\0{values.dtype}\0{tuple(values.shape)}\0".encode())
+            digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+        known = module._mmfuse_state_hash = digest.hexdigest()
+    return known

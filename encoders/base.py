@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,40 +12,21 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import nn
 
 from mmfuse._device import resolve_device
-from mmfuse._random import seeded
 from mmfuse._version import __version__
 from mmfuse.encoders import _checks
-from mmfuse.encoders._columns import as_cells, merge_states
+from mmfuse.encoders._columns import as_cells, check_column, merge_states
 from mmfuse.encoders._modules import shared_module
+from mmfuse.encoders._run import Encoded, encode_cells
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 __all__ = ["BaseEncoder", "Encoded"]
 
 _RUNTIME = frozenset({"batch_size", "device", "on_error", "cache", "n_jobs", "verbose"})
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What encoding a column gives.
-
-    Attributes
-    ----------
-    values : ndarray of shape (n_samples, n_features_out), float32
-        NaN rows where the cell is not PRESENT.
-    presence : ndarray of shape (n_samples,), int8
-        Values of `Presence`; FAILED where encoding failed, EMPTY where nothing was found.
-    errors : dict of int to str
-        For each row that FAILED in this call, what went wrong, with the row and the file.
-    """
-
-    values: np.ndarray
-    presence: np.ndarray
-    errors: dict[int, str] = field(default_factory=dict)
 
 
 class BaseEncoder(TransformerMixin, BaseEstimator):
@@ -179,7 +159,7 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
         self
         """
         self._check_params()
-        as_cells(column[:0], caller=type(self).__name__)
+        check_column(column, caller=type(self).__name__)
         self.n_features_out_ = self._width()
         return self
 
@@ -224,8 +204,6 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
             If a sample cannot be encoded and ``on_error="raise"``. It names the column, the row
             and the file.
         """
-        from mmfuse.encoders._run import encode_cells
-
         check_is_fitted(self)
         caller = type(self).__name__
         cells, states = as_cells(column, caller=caller)
@@ -259,12 +237,8 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
         in this process: copy it before changing it.
         """
         device = resolve_device(self.device)
-
-        def load() -> nn.Module:
-            with seeded(0, device):  # loaders draw numbers; the caller's generator stays untouched
-                return self._build_module().eval().to(device)
-
-        return shared_module((json.dumps(self._module_identity(), sort_keys=True), device), load)
+        key = (json.dumps(self._module_identity(), sort_keys=True), device)
+        return shared_module(key, lambda: self._build_module().eval().to(device))
 
     def _module_identity(self) -> dict[str, Any]:
         return {"class": _class_name(self), "params": _plain(self, self._cache_params())}

