@@ -37,7 +37,7 @@ class MLPModule(FusionModule):
 
     def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
         parts = [
-            torch.where(presence[:, m, None], blocks[name], self.token[m])
+            torch.where(presence[:, m, None], blocks[name].to(self.token[m].dtype), self.token[m])
             for m, name in enumerate(self.block_dims)
         ]
         parts.append(presence.to(parts[0].dtype))

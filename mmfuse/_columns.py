@@ -213,7 +213,7 @@ def _to_array(name: str, value: Any) -> np.ndarray:
         array = to_numpy(value)
     elif isinstance(value, np.ma.MaskedArray):
         masked = value.dtype.kind in NUMERIC and np.ma.is_masked(value)
-        array = value.astype(np.float64).filled(np.nan) if masked else np.asarray(value)
+        array = np.ma.filled(value.astype(np.float64), np.nan) if masked else np.asarray(value)
     elif isinstance(value, (pd.Series, pd.Index, pd.api.extensions.ExtensionArray)):
         array = _from_pandas(pd.Series(value))
     elif hasattr(value, "toarray"):
@@ -247,7 +247,8 @@ def _from_block(name: str, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if 0 in block.shape[1:]:
         states[:] = Presence.EMPTY
     elif block.dtype.kind in "fc":
-        blank = np.isnan(block[(slice(None), *[0] * (block.ndim - 1))])  # look at few whole rows
+        first: Any = (slice(None), *[0] * (block.ndim - 1))
+        blank = np.isnan(block[first])  # few rows, as a rule: look at the rest of these alone
         blank[blank] = np.isnan(block[blank]).all(axis=tuple(range(1, block.ndim)))
         states[blank] = Presence.ABSENT
     return block, states
@@ -304,7 +305,7 @@ def _join_cells(cells: np.ndarray, stack: bool) -> np.ndarray | None:
         return block[:, np.newaxis] if block.dtype.kind in NUMERIC else None
     if not stack:
         return None
-    arrays = []
+    arrays: list[np.ndarray] = []
     for cell in cells:
         array = numeric_cell(cell)
         if array is None or (arrays and array.shape != arrays[0].shape):

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mmfuse._report_text import figure, interval, metric_name, percent, summary_line
+from mmfuse._report_text import (
+    figure,
+    interval,
+    metric_name,
+    percent,
+    shown_subsets,
+    subset_label,
+    summary_line,
+)
 from mmfuse._require import require
 
 if TYPE_CHECKING:
@@ -26,7 +34,8 @@ th, td { padding: 0.22rem 0.7rem; text-align: right; border-bottom: 1px solid #d
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal;
   overflow-wrap: anywhere; min-width: 9rem; }
-thead th { border-bottom: 2px solid #555; vertical-align: bottom; }
+thead th { border-bottom: 2px solid #555; vertical-align: bottom; white-space: normal; }
+tbody th { font-weight: normal; }
 tr.full td, tr.full th { font-weight: bold; }
 .wide { overflow-x: auto; }
 .warnings { border: 2px solid #c04a00; padding: 0.4rem 1rem; margin: 1rem 0; }
@@ -64,9 +73,9 @@ def report_page(report: ModalityReport, title: str) -> str:
         _table(_cells(report)),
         _definitions(_CELLS),
         "<h2>How good is each subset of the modalities</h2>",
-        f"<p>{_SUBSETS}</p>",
+        f"<p>{_subset_intro(report)}</p>",
         figures["subsets"],
-        _table(_subset_table(report), bold=len(report.subsets) - 1),
+        _subset_table(report, shown_subsets(report)),
         _definitions(_subset_words(report)),
         "<h2>What is lost when one modality is removed</h2>",
         f"<p>{_removal_words(report)}</p>",
@@ -76,6 +85,7 @@ def report_page(report: ModalityReport, title: str) -> str:
         f"<p>{_share_words(report)}</p>",
         figures["shares"],
         _table(_share_table(report)),
+        *_appendix(report),
     ]
     return "\n".join(
         [
@@ -94,7 +104,7 @@ def report_fragment(report: ModalityReport) -> str:
     parts = [
         f"<p><b>Modality report.</b> {escape(summary_line(report))}</p>",
         _warnings(report),
-        _table(_subset_table(report), bold=len(report.subsets) - 1),
+        _subset_table(report, shown_subsets(report)),
         _table(_removal_table(report)),
         _table(_share_table(report)),
     ]
@@ -108,11 +118,16 @@ _CELLS = {
     "empty": "the sensor looked and found nothing",
 }
 
-_SUBSETS = (
-    "The model predicts all rows again and again, each time from only some of the modalities; "
-    "the others are hidden. A row that has none of them is predicted from the training prior, "
-    "that is, from what was most common in training."
-)
+
+def _subset_intro(report: ModalityReport) -> str:
+    prior = "how common each class was" if report.reliability is not None else "the mean target"
+    few = len(shown_subsets(report)) < len(report.subsets)
+    return (
+        "The model predicts all rows again and again, each time from only some of the "
+        "modalities; the others are hidden. A row that has none of them is predicted from what "
+        f"is known without looking: {prior} in training."
+        + (" Shown here are the best of each size; all are at the end of the page." if few else "")
+    )
 
 
 def _subset_words(report: ModalityReport) -> dict[str, str]:
@@ -136,11 +151,17 @@ def _removal_words(report: ModalityReport) -> str:
 def _share_words(report: ModalityReport) -> str:
     loss = metric_name(report.loss)
     prior, full = (figure(report.subsets[report.loss].iloc[i]) for i in (0, -1))
+    diagram = (
+        " The diagram on the right asks whether the model can be taken at its word: of the rows "
+        "that it is 80% sure of, 80% should be right, and the dots should lie on the dashed line. "
+        "Dots below it are overconfident."
+    )
     return (
-        f"The prior has a {loss} of {prior} and the full model {full}. The Shapley value divides "
+        f"From the prior to the full model, {loss} goes from {prior} to {full}. The Shapley value divides "
         "the difference fairly: a modality gets what it adds on average over all orders in which "
         "the modalities could be added, so two that say the same share what they say. A negative "
-        "share means that the modality harms more often than it helps."
+        "share means that the modality harms more than it helps."
+        + (diagram if report.reliability is not None else "")
     )
 
 
@@ -148,11 +169,20 @@ def _cells(report: ModalityReport) -> pd.DataFrame:
     return report.modalities[["present", "absent", "failed", "empty"]].astype(str)
 
 
-def _subset_table(report: ModalityReport) -> pd.DataFrame:
-    table = pd.DataFrame({"rows": report.subsets["n_rows"].astype(str)})
-    for column in report.subsets.columns[2:]:
-        table[metric_name(column)] = [figure(value) for value in report.subsets[column]]
-    return table
+def _appendix(report: ModalityReport) -> list[str]:
+    everything = list(range(len(report.subsets)))
+    if shown_subsets(report) == everything:
+        return []
+    return ["<h2>All subsets</h2>", _subset_table(report, everything)]
+
+
+def _subset_table(report: ModalityReport, rows: list[int]) -> str:
+    frame = report.subsets.iloc[rows]
+    table = pd.DataFrame({"rows": frame["n_rows"].astype(str)})
+    for column in frame.columns[2:]:
+        table[metric_name(column)] = [figure(value) for value in frame[column]]
+    table.index = pd.Index([subset_label(report, row) for row in rows])
+    return _table(table, bold=len(rows) - 1)
 
 
 def _removal_table(report: ModalityReport) -> pd.DataFrame:

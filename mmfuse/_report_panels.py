@@ -12,8 +12,10 @@ from mmfuse._report_text import (
     interval,
     metric_name,
     percent,
+    short_name,
     shown_subsets,
 )
+from mmfuse._require import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,17 +29,14 @@ DARK, BLUE, GREY, ORANGE = "#003B5C", "#56A0D3", "#B4B4B4", "#C04A00"
 
 _LABEL = 8.5
 _SMALL = 7.5
-_LONGEST = 24
 _MATRIX_FROM = 4
+_STEP = 0.17  # inches between the columns of dots
+_FEWEST_ROWS = 4  # so that one or two bars do not fill a panel
 
 
-def short_name(name: str, width: int = _LONGEST) -> str:
-    """One line that is not too long, with the middle left out, and no TeX."""
-    name = " ".join(str(name).split())
-    if len(name) > width:
-        tail = (width - 1) // 2
-        name = f"{name[: width - 1 - tail]}\u2026{name[-tail:]}"
-    return name.replace("$", r"\$")
+def _plain_name(name: str) -> str:
+    """A short name that matplotlib does not read as TeX."""
+    return short_name(name).replace("$", r"\$")
 
 
 def bare(ax: Axes, *, grid: str = "x") -> None:
@@ -64,7 +63,7 @@ def draw_subsets(report: ModalityReport, left: Axes, right: Axes) -> None:
         ax.set_title(f"{_title(metric)} of each subset ({better} is better)", **_TITLE)
     right.set_yticks(range(len(rows)), [""] * len(rows))
     if len(report.modalities) < _MATRIX_FROM:
-        names = [" + ".join(short_name(n) for n in report.members[row]) for row in rows]
+        names = [" + ".join(_plain_name(n) for n in report.members[row]) for row in rows]
         left.set_yticks(range(len(rows)), [name or EMPTY_SUBSET for name in names])
     else:
         left.set_yticks([])
@@ -83,7 +82,7 @@ def draw_removal(report: ModalityReport, metric: str, ax: Axes) -> None:
         ax.plot(value, row, "o", color=colour, markerfacecolor=colour if used else "white")
         ax.plot([low, high], [row, row], "|", color=colour, markersize=8)
     ax.axvline(0.0, color="black", linewidth=0.8)
-    _rows(ax, [short_name(name) for name in frame.index])
+    _rows(ax, [_plain_name(name) for name in frame.index])
     _right_labels(ax, [interval(*row) for row in values])
     worse = "above" if metric == report.loss else "below"
     ax.set_title(f"Change in {metric_name(metric)} when removed", **_TITLE)
@@ -101,7 +100,8 @@ def draw_shares(report: ModalityReport, metric: str, ax: Axes) -> None:
         labels = [f"{a} ({percent(b)})" for a, b in zip(labels, shares, strict=True)]
     colours = [BLUE if value >= 0 else ORANGE for value in values]
     _bars(ax, values, colours, labels)
-    _rows(ax, [short_name(name) for name in frame.index])
+    _rows(ax, [_plain_name(name) for name in frame.index])
+    ax.set_ylim(max(len(values), _FEWEST_ROWS) - 0.4, -0.6)
     ax.axvline(0.0, color="black", linewidth=0.8)
     way = "less" if metric == report.loss else "more"
     ax.set_title(f"Shapley share: {way} {metric_name(metric)} than the prior", **_TITLE)
@@ -143,18 +143,18 @@ def _right_labels(ax: Axes, labels: list[str]) -> None:
 
 def _membership(report: ModalityReport, ax: Axes, rows: list[int]) -> None:
     """A dot per modality and subset, filled where the subset has it, in place of long labels."""
+    transforms = require("matplotlib.transforms", extra="plot", caller="ModalityReportDisplay")
     names = list(report.modalities.index)
-    width = 0.075 * len(names)
-    grid = ax.inset_axes((-width - 0.03, 0.0, width, 1.0))
+    place = _STEP * (np.arange(len(names)) - len(names) - 0.2)  # inches from the left edge
+    inches = ax.figure.dpi_scale_trans + transforms.ScaledTranslation(0, 0, ax.transAxes)
+    cells = transforms.blended_transform_factory(inches, ax.transData)
+    below = transforms.blended_transform_factory(inches, ax.transAxes)
+    dots: dict[str, Any] = {"transform": cells, "clip_on": False, "markersize": 4.5}
     for y, row in enumerate(rows):
-        inside = [x for x, name in enumerate(names) if name in report.members[row]]
-        grid.plot(range(len(names)), [y] * len(names), "o", color="#DDDDDD", markersize=4.5)
-        grid.plot(inside, [y] * len(inside), "o-", color=DARK, markersize=4.5, linewidth=1.2)
-    grid.set_xlim(-0.6, len(names) - 0.4)
-    grid.set_ylim(ax.get_ylim())
-    grid.set_xticks(range(len(names)), [short_name(n) for n in names], rotation=90)
-    grid.tick_params(length=0, labelsize=_SMALL)
-    grid.set_yticks([])
-    grid.patch.set_visible(False)
-    for spine in grid.spines.values():
-        spine.set_visible(False)
+        inside = [x for x, name in zip(place, names, strict=True) if name in report.members[row]]
+        ax.plot(place, np.full(len(names), y), "o", color="#DDDDDD", **dots)
+        if inside:  # a line without points would claim the corner of the figure
+            ax.plot(inside, np.full(len(inside), y), "o-", color=DARK, linewidth=1.2, **dots)
+    for x, name in zip(place, names, strict=True):
+        style: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "top", "fontsize": _SMALL}
+        ax.text(x, -0.01, _plain_name(name), transform=below, **style)

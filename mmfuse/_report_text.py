@@ -17,8 +17,11 @@ __all__ = [
     "figure",
     "interval",
     "metric_name",
+    "percent",
     "report_text",
+    "short_name",
     "shown_subsets",
+    "subset_label",
     "summary_line",
 ]
 
@@ -26,6 +29,7 @@ EMPTY_SUBSET = "nothing (prior)"
 
 _WIDTH = 100
 _MOST_SUBSETS = 31
+_LONGEST_NAME = 24
 _NAMES = {
     "accuracy": "accuracy",
     "ece": "ECE",
@@ -69,6 +73,26 @@ def summary_line(report: ModalityReport) -> str:
     )
 
 
+def subset_label(report: ModalityReport, row: int) -> str:
+    """A label that stays short: from four modalities on, what is left out where that is less."""
+    members, names = report.members[row], list(report.modalities.index)
+    if not members:
+        return EMPTY_SUBSET
+    left_out = [short_name(name) for name in names if name not in members]
+    if len(names) > 3 and len(left_out) <= 2:
+        return f"all but {', '.join(left_out)}" if left_out else "all"
+    return " + ".join(short_name(name) for name in members)
+
+
+def short_name(name: str, width: int = _LONGEST_NAME) -> str:
+    """One line that is not too long; what is too much is left out of the middle."""
+    name = " ".join(str(name).split())
+    if len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    return f"{name[: width - 1 - tail]}\u2026{name[-tail:]}"
+
+
 def shown_subsets(report: ModalityReport) -> list[int]:
     """Positions of the subsets to show where there is no room for all.
 
@@ -105,10 +129,12 @@ def report_text(report: ModalityReport) -> str:
 
 
 def _subset_table(report: ModalityReport) -> pd.DataFrame:
-    frame = report.subsets.iloc[shown_subsets(report)]
-    table = pd.DataFrame({"rows": frame["n_rows"].astype(str)}, index=frame.index)
+    shown = shown_subsets(report)
+    frame = report.subsets.iloc[shown]
+    table = pd.DataFrame({"rows": frame["n_rows"].astype(str)})
     for column in frame.columns[2:]:
         table[metric_name(column)] = [figure(value) for value in frame[column]]
+    table.index = pd.Index([subset_label(report, row) for row in shown])
     return table
 
 

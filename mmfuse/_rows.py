@@ -71,15 +71,15 @@ def check_presence(presence: object, shape: tuple[int, int], *, owner: str) -> n
     states = np.asarray(presence)
     if states.shape != shape:
         raise ValueError(
-            f"presence has shape {states.shape}; {owner} has {shape[0]} rows and {shape[1]} "
-            f"modalities, so presence must have shape {shape}."
+            f"{owner}: presence has shape {states.shape}, but with {shape[0]} rows and {shape[1]} "
+            f"modalities it must have shape {shape}."
         )
     wrong = ~np.isin(states, _STATES)
     if wrong.any():
         row, column = (int(i) for i in np.argwhere(wrong)[0])
         raise ValueError(
-            f"presence holds {states[row, column]!r} in row {row}, column {column}; allowed are "
-            "0 (ABSENT), 1 (PRESENT), 2 (FAILED), 3 (EMPTY) and booleans."
+            f"{owner}: presence holds {states[row, column]} in row {row}, column {column}; allowed "
+            "are 0 (ABSENT), 1 (PRESENT), 2 (FAILED), 3 (EMPTY) and booleans."
         )
     return states.astype(np.int8)
 
@@ -217,13 +217,11 @@ def _check_rows(rows: np.ndarray, n_rows: int, owner: str) -> np.ndarray:
         raise IndexError(f"{owner} rows must be one-dimensional, got shape {rows.shape}.")
     if rows.dtype.kind == "b":
         if len(rows) != n_rows:
-            raise IndexError(
-                f"The boolean mask has {len(rows)} entries; {owner} has {n_rows} rows."
-            )
+            raise IndexError(f"The boolean mask has {len(rows)} entries for {n_rows} rows.")
         return np.flatnonzero(rows)
     outside = (rows < -n_rows) | (rows >= n_rows)
     if outside.any():
         raise IndexError(
-            f"Row {rows[outside][0]} is out of bounds; {owner} has {n_rows} rows, counted from 0."
+            f"Row {rows[outside][0]} is out of bounds for {n_rows} rows, counted from 0."
         )
     return rows.astype(np.intp)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, clone
 
 from mmfuse.blocks import Blocks
@@ -43,7 +44,7 @@ def as_table(
     """
     if isinstance(X, (ModalityTable, Blocks)):
         return X
-    if isinstance(X, Mapping):
+    if isinstance(X, Mapping) and not issparse(X):  # a sparse dictionary of keys is a Mapping
         return ModalityTable.from_dict(X)
     if isinstance(X, pd.DataFrame):
         if matrix_expected or (modalities is None and not has_encoders and _all_numbers(X)):

@@ -21,6 +21,7 @@ from mmfuse.targets import check_class_target, check_groups, check_value_target,
 
 __all__ = ["FusionClassifier", "FusionRegressor"]
 
+_DOUBLE_UP_TO = 4_000_000  # training features kept in float64: repeated rows then equal weights
 _PREDICT_ROWS = 16_384  # rows on the device at once while predicting
 
 
@@ -117,9 +118,11 @@ class _FusionEstimator(EncoderParamsMixin, BaseEstimator):
         tensors = self._tensors(blocks)
         weights = torch.as_tensor(weight, device=self.device_)
         self.scaler_ = Standardizer(blocks.dims).to(self.device_).fit(tensors, weights)
+        small = len(blocks) * sum(blocks.dims.values()) <= _DOUBLE_UP_TO
+        dtype = torch.float64 if small else torch.float32
         result = head.fit_module(
             FitData(
-                self.scaler_(tensors),
+                self.scaler_(tensors, dtype),
                 torch.as_tensor(blocks.present, device=self.device_),
                 torch.as_tensor(target, device=self.device_),
                 weights,
@@ -312,6 +315,7 @@ class FusionClassifier(ClassifierMixin, _FusionEstimator):
 
     def _scores(self, X: Any) -> np.ndarray:
         """Calibrated logits (n, K); a row with nothing present gets the log prior."""
+        check_is_fitted(self, "head_")
         blocks, scores = self._output(X)
         present = blocks.present
         if self.calibrator_ is not None:
@@ -340,7 +344,8 @@ class FusionClassifier(ClassifierMixin, _FusionEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Most probable class of every row: (n,)."""
-        return self.classes_[np.argmax(self._scores(X), axis=1)]
+        scores = self._scores(X)
+        return self.classes_[np.argmax(scores, axis=1)]
 
 
 class FusionRegressor(RegressorMixin, _FusionEstimator):

@@ -197,17 +197,21 @@ class ReliabilityDisplay:
         filled = self.weight > 0
         share = self.weight[filled] / self.weight.sum()
         ax.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--", zorder=1)
-        ax.bar(self.confidence[filled], share, width=0.03, color=GREY, label="share of rows")
+        ax.bar(self.confidence[filled], share, width=0.03, color=GREY)
         (self.line_,) = ax.plot(
-            self.confidence[filled], self.accuracy[filled], "o-", color=DARK, label="accuracy"
+            self.confidence[filled], self.accuracy[filled], "o-", color=DARK, linewidth=1.2
         )
         bare(ax, grid="both")
         ax.set(xlim=(0, 1.02), ylim=(0, 1.02))
-        ax.set_xlabel("confidence: probability of the predicted class", fontsize=7.5)
+        ax.set_ylabel("accuracy", fontsize=7.5)
+        ax.set_xlabel(
+            "confidence: probability of the predicted class\n"
+            "dots: bins; dashed: perfect; grey: share of rows",
+            fontsize=7.5,
+        )
         ax.set_title(
             f"Reliability (ECE {self.ece:.3f})", fontsize=9.5, loc="left", fontweight="bold"
         )
-        ax.legend(fontsize=7.5, frameon=False, loc="upper left")
         self.ax_, self.figure_ = ax, ax.figure
         return self
 

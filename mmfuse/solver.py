@@ -240,8 +240,8 @@ class LinearProblems:
         strength: Tensor,
         *,
         start: Tensor | None = None,
-        tol: float = 1e-6,
-        max_iter: int = 500,
+        tol: float = 1e-12,
+        max_iter: int = 1000,
     ) -> tuple[Tensor, Tensor, int]:
         """Solve B problems.
 
@@ -353,13 +353,19 @@ def _two_loop(gradient: Tensor, steps: list[Tensor], changes: list[Tensor]) -> T
 
 
 def _backtrack(function, z, value, direction, slope, rows, tries: int = 30):
-    """Halve each problem's step until it lowers the value enough (Armijo)."""
+    """Halve each problem's step until it lowers the value enough (Armijo).
+
+    Close to the optimum the change of the value drowns in rounding; there the slope decides, as in
+    the approximate Wolfe condition of Hager and Zhang (2005).
+    """
     length = torch.ones_like(value)
     new_z = z + direction
     new_value, new_gradient = function(new_z, rows)
-    noise = 1e-14 * value.abs()
+    noise = 1e-12 * value.abs()
     for _ in range(tries):
-        fine = new_value <= value + 1e-4 * length * slope + noise
+        fine = new_value <= value + 1e-4 * length * slope
+        end_slope = (new_gradient * direction).sum(1)
+        fine |= (new_value <= value + noise) & (end_slope.abs() <= -0.9 * slope)
         fine &= torch.isfinite(new_value)
         if fine.all():
             break

@@ -42,12 +42,14 @@ class Standardizer(nn.Module):
             getattr(self, f"scale_{m}").copy_(torch.where(constant, 1.0, spread))
         return self
 
-    def forward(self, blocks: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Standardised blocks of the same shapes and type."""
+    def forward(
+        self, blocks: dict[str, Tensor], dtype: torch.dtype = torch.float64
+    ) -> dict[str, Tensor]:
+        """Standardised blocks of the same shapes."""
         out = {}
         for m, name in enumerate(self.block_dims):
             values = blocks[name]
             mean, scale = getattr(self, f"mean_{m}"), getattr(self, f"scale_{m}")
-            scaled = ((values.double() - mean) / scale).to(values.dtype)
+            scaled = ((values.double() - mean) / scale).to(dtype)
             out[name] = torch.nan_to_num(scaled, nan=0.0)
         return out

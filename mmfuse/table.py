@@ -100,7 +100,7 @@ class ModalityTable(table_io.TableReaders):
         shape = (check_lengths(lengths, owner=_OWNER), len(parts))
         states = np.stack([states for _, states in parts.values()], axis=1)
         if presence is not None:
-            given = check_presence(presence, shape, owner="the table")
+            given = check_presence(presence, shape, owner=_OWNER)
             states = np.where(given == Presence.PRESENT, states, given)
         checked = None if ids is None else table_io.check_ids(ids, shape[0], owner=_OWNER)
         self._set({name: column for name, (column, _) in parts.items()}, states, checked)
@@ -238,10 +238,10 @@ class ModalityTable(table_io.TableReaders):
         """
         if isinstance(key, str):
             if key not in self._columns:
-                raise unknown_name(key, self.modalities, owner="The table")
+                raise unknown_name(key, self.modalities, owner=_OWNER)
             column = self._columns[key]
             return column.copy() if isinstance(column, pd.DataFrame) else column
-        rows = resolve_rows(key, len(self), owner="The table")
+        rows = resolve_rows(key, len(self), owner=_OWNER)
         columns = {name: take(column, rows) for name, column in self._columns.items()}
         return self._make(
             columns, self._presence[rows], None if self._ids is None else self._ids[rows]
@@ -257,8 +257,8 @@ class ModalityTable(table_io.TableReaders):
         rows : int, slice, integer array or boolean mask, optional
             Rows in which to hide them; every row by default.
         """
-        asked = check_names(names, self.modalities, owner="The table")
-        cells = resolve_cells(rows, len(self), owner="The table")
+        asked = check_names(names, self.modalities, owner=_OWNER)
+        cells = resolve_cells(rows, len(self), owner=_OWNER)
         indices = [self.modalities.index(name) for name in asked]
         return self._make(self._columns, hide_cells(self._presence, indices, cells), self._ids)
 
@@ -279,10 +279,11 @@ class ModalityTable(table_io.TableReaders):
         ValueError
             If ``state`` is not a state, or is PRESENT for a cell that holds no value.
         """
-        (name,) = check_names(name, self.modalities, owner="The table")
-        cells = resolve_cells(rows, len(self), owner="The table")
-        state = Presence(state)
-        if state is Presence.PRESENT:
+        (name,) = check_names(name, self.modalities, owner=_OWNER)
+        cells = resolve_cells(rows, len(self), owner=_OWNER)
+        if state not in tuple(Presence):
+            raise ValueError(f"state must be a Presence, such as Presence.FAILED; got {state!r}.")
+        if state == Presence.PRESENT:
             own = normalise(name, take(self._columns[name], cells))[1]
             wrong = np.flatnonzero(own != Presence.PRESENT)
             if len(wrong):
@@ -294,7 +295,7 @@ class ModalityTable(table_io.TableReaders):
 
     def select(self, names: str | Iterable[str]) -> ModalityTable:
         """Return fewer modalities, in the order of ``names``."""
-        asked = check_names(names, self.modalities, owner="The table")
+        asked = check_names(names, self.modalities, owner=_OWNER)
         check_lengths(dict.fromkeys(asked, len(self)), owner=_OWNER)
         indices = [self.modalities.index(name) for name in asked]
         columns = {name: self._columns[name] for name in asked}

@@ -24,7 +24,7 @@ def _refuse_missing(y: np.ndarray) -> None:
         )
 
 
-def _check_length(y: np.ndarray, n_rows: int, what: str = "y") -> None:
+def _check_length(y: Any, n_rows: int, what: str = "y") -> None:
     if len(y) != n_rows:
         raise ValueError(
             f"X has {n_rows} rows and {what} has {len(y)}; they must be aligned row by row "
@@ -91,8 +91,8 @@ def check_weight(
     index: np.ndarray | None = None,
 ) -> np.ndarray:
     """Sample weights times class weights: float64 of shape (n,)."""
-    if sample_weight is not None and np.ndim(sample_weight) == 1:
-        _check_length(np.asarray(sample_weight), n_rows, "sample_weight")
+    if sample_weight is not None and hasattr(sample_weight, "__len__"):
+        _check_length(sample_weight, n_rows, "sample_weight")
     weight = _check_sample_weight(sample_weight, np.empty((n_rows, 1)), dtype=np.float64)
     if (weight < 0).any():
         raise ValueError("sample_weight must not be negative.")

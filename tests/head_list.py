@@ -1,0 +1,27 @@
+"""The list that the common tests iterate: every head, in every form that has its own code."""
+
+from __future__ import annotations
+
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+from mmfuse.heads import BaseHead, EarlyFusion, LateFusion
+
+FAST = {"max_epochs": 30, "patience": 5, "hidden": (16,), "learning_rate": 0.01}
+
+HEADS: dict[str, BaseHead] = {
+    "early-linear": EarlyFusion(),
+    "early-mlp": EarlyFusion("mlp", **FAST),
+    "late-linear": LateFusion(),
+    "late-mlp": LateFusion(EarlyFusion("mlp", **FAST)),
+}
+
+TREES = {
+    "classification": HistGradientBoostingClassifier(max_iter=15, min_samples_leaf=3),
+    "regression": HistGradientBoostingRegressor(max_iter=15, min_samples_leaf=3),
+}
+
+
+def heads_for(task: str) -> dict[str, BaseHead]:
+    """Every head of the list, and those that wrap a scikit-learn estimator of the task."""
+    trees = TREES[task]
+    return {**HEADS, "early-trees": EarlyFusion(trees), "late-trees": LateFusion(trees)}
