@@ -77,7 +77,8 @@ class Encoder:
             pairs = [[self.encode(k, where), self.encode(v, where)] for k, v in value.items()]
             return {"$dict": pairs}
         if isinstance(value, slice):
-X
+            ends = (value.start, value.stop, value.step)
+            return {"$slice": [self.encode(end, where) for end in ends]}
         if isinstance(value, Path):
             return {"$path": value.as_posix()}
         if isinstance(value, np.ndarray) and value.dtype.kind in "biufU":
