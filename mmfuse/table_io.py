@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -197,19 +198,23 @@ def _columns_of(
 def _read_csv(path: str | os.PathLike[str], id: str | None) -> pd.DataFrame:
     """Read a CSV (or TSV) so that an empty cell is missing and text stays text."""
     separator = "\t" if Path(path).suffix in {".tsv", ".tab"} else ","
-    frame = pd._read_csv(
-        path,
-        sep=separator,
-        keep_default_na=False,
-        na_values=[""],
-        dtype={id: str} if id is not None else None,
-        low_memory=False,
-    )
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas took the first cells for an index
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                path,
+                sep=separator,
+                index_col=False,  # or pandas takes cells beyond the header for an index
+                keep_default_na=False,
+                na_values=[""],
+                dtype={id: str} if id is not None else None,
+                low_memory=False,
+            )
+    except pd.errors.ParserWarning as exc:
         raise ValueError(
-            f"The rows of {os.fspath(path)!r} have more cells than its header, which has "
-            f"{len(frame.columns)}; name every column in the first line."
-        )
+            f"The rows of {os.fspath(path)!r} have more cells than its header; name every column "
+            "in the first line."
+        ) from exc
     for position, column in enumerate(frame.columns):
         if not is_numeric_dtype(frame.dtypes.iloc[position]):
             convert = _whole_numbers if column == id else _numbers
@@ -222,7 +227,7 @@ def _read_csv(path: str | os.PathLike[str], id: str | None) -> pd.DataFrame:
 def _read_parquet(path: str | os.PathLike[str], *, owner: str) -> pd.DataFrame:
     """Read a parquet file, or say that pyarrow is not installed."""
     require("pyarrow", extra="parquet", caller=owner)
-    return pd._read_parquet(path, engine="pyarrow")
+    return pd.read_parquet(path, engine="pyarrow")
 
 
 def _with_paths(
