@@ -157,10 +157,10 @@ def _share_words(report: ModalityReport) -> str:
         "Dots below it are overconfident."
     )
     return (
-        f"From the prior to the full model, {loss} goes from {prior} to {full}. The Shapley value divides "
-        "the difference fairly: a modality gets what it adds on average over all orders in which "
-        "the modalities could be added, so two that say the same share what they say. A negative "
-        "share means that the modality harms more than it helps."
+        f"From the prior to the full model, {loss} goes from {prior} to {full}. The Shapley "
+        "value divides the difference fairly: a modality gets what it adds on average over all "
+        "orders in which the modalities could be added, so two that say the same share what they "
+        "say. A negative share means that the modality harms more than it helps."
         + (diagram if report.reliability is not None else "")
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -30,6 +30,7 @@ DARK, BLUE, GREY, ORANGE = "#003B5C", "#56A0D3", "#B4B4B4", "#C04A00"
 _LABEL = 8.5
 _SMALL = 7.5
 _MATRIX_FROM = 4
+_LONGEST_LABEL = 32
 _STEP = 0.17  # inches between the columns of dots
 _FEWEST_ROWS = 4  # so that one or two bars do not fill a panel
 
@@ -39,7 +40,7 @@ def _plain_name(name: str) -> str:
     return short_name(name).replace("$", r"\$")
 
 
-def bare(ax: Axes, *, grid: str = "x") -> None:
+def bare(ax: Axes, *, grid: Literal["x", "both"] = "x") -> None:
     """Take away what carries no information."""
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
@@ -60,10 +61,10 @@ def draw_subsets(report: ModalityReport, left: Axes, right: Axes) -> None:
         values = report.subsets[metric].to_numpy()[rows]
         _bars(ax, values, colours, [figure(value) for value in values])
         better = "lower" if metric == report.loss else "higher"
-        ax.set_title(f"{_title(metric)} of each subset ({better} is better)", **_TITLE)
+        ax.set_title(f"{_title(metric)} by subset ({better} is better)", **_TITLE)
     right.set_yticks(range(len(rows)), [""] * len(rows))
-    if len(report.modalities) < _MATRIX_FROM:
-        names = [" + ".join(_plain_name(n) for n in report.members[row]) for row in rows]
+    names = [" + ".join(_plain_name(n) for n in report.members[row]) for row in rows]
+    if len(report.modalities) < _MATRIX_FROM and max(map(len, names)) <= _LONGEST_LABEL:
         left.set_yticks(range(len(rows)), [name or EMPTY_SUBSET for name in names])
     else:
         left.set_yticks([])

@@ -26,6 +26,7 @@ class Task(Protocol):
     loss: str
     score: str
     shared: np.ndarray
+    weight: np.ndarray
 
     def predict(self, model: Any, blocks: Blocks) -> np.ndarray: ...
 
@@ -190,4 +191,5 @@ def score_subsets(model: Any, blocks: Blocks, names: tuple[str, ...], task: Task
         third_name, table[2, mask] = task.third(prediction)
         if mask in compared:
             kept[mask] = moments
-    return SubsetScores(*table, third_name=third_name, moments=kept, full=prediction)
+    loss, score, third = table
+    return SubsetScores(loss, score, third, third_name, moments=kept, full=prediction)

@@ -54,6 +54,10 @@ class ReliabilityDisplay:
     mmfuse.metrics.reliability_curve : The numbers alone.
     """
 
+    ax_: Axes
+    figure_: Any
+    line_: Any
+
     def __init__(
         self,
         *,
@@ -259,10 +263,12 @@ class ModalityReportDisplay:
             If ``axes`` does not hold six axes.
         """
         if axes is None:
-            pyplot = require("matplotlib.pyplot", extra="plot", caller="ModalityReportDisplay.plot")
+            caller = "ModalityReportDisplay.plot"
+            pyplot = require("matplotlib.pyplot", extra="plot", caller=caller)
             heights = self._heights()
-            figure = pyplot.figure(figsize=(2 * _PART_WIDTH, sum(heights)), layout="constrained")
-            axes = _spaced(figure).subplots(3, 2, height_ratios=heights)
+            size = (2 * _PART_WIDTH, sum(heights))
+            figure = pyplot.figure(figsize=size, layout=_layout(caller))
+            axes = figure.subplots(3, 2, height_ratios=heights)
         axes = np.asarray(axes, dtype=object).ravel()
         if len(axes) != 6:
             raise ValueError(
@@ -282,14 +288,13 @@ class ModalityReportDisplay:
         dict of str to Figure
             Keys ``"subsets"``, ``"removal"`` and ``"shares"``.
         """
-        matplotlib_figure = require(
-            "matplotlib.figure", extra="plot", caller="ModalityReportDisplay.figures"
-        )
+        caller = "ModalityReportDisplay.figures"
+        matplotlib_figure = require("matplotlib.figure", extra="plot", caller=caller)
         made = {}
         for name, height in zip(("subsets", "removal", "shares"), self._heights(), strict=True):
             size = (2 * _PART_WIDTH, height)
-            figure = matplotlib_figure.Figure(figsize=size, layout="constrained")
-            getattr(self, f"draw_{name}")(_spaced(figure).subplots(1, 2))
+            figure = matplotlib_figure.Figure(figsize=size, layout=_layout(caller))
+            getattr(self, f"draw_{name}")(figure.subplots(1, 2))
             made[name] = figure
         return made
 
@@ -321,6 +326,6 @@ class ModalityReportDisplay:
         return [1.1 + rows + (1.2 if count > 3 else 0.0), 1.3 + 0.3 * count, lowest]
 
 
-def _spaced(figure: Figure) -> Figure:
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.12, wspace=0.05, hspace=0.06)
-    return figure
+def _layout(caller: str) -> Any:
+    engines = require("matplotlib.layout_engine", extra="plot", caller=caller)
+    return engines.ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.12, wspace=0.05, hspace=0.06)
