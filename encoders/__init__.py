@@ -3,6 +3,7 @@
 if __name__ != "mmfuse.encoders":
     raise ImportError("import it as mmfuse.encoders, not as a top-level package")
 
+from mmfuse.encoders.audio import LogMelEncoder
 from mmfuse.encoders.base import BaseEncoder, Encoded
 from mmfuse.encoders.image import ImageEncoder
 
@@ -10,4 +11,5 @@ __all__ = [
     "BaseEncoder",
     "Encoded",
     "ImageEncoder",
+    "LogMelEncoder",
 ]

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mmfuse._cells import NUMERIC, is_tensor, state_of, to_numpy
 from mmfuse.presence import Presence
 
-__all__ = ["as_cells", "cell_state", "check_column", "merge_states"]
+__all__ = ["as_cells", "check_column", "merge_states"]
 
 _ROWS_AT_ONCE = 4096
 
@@ -31,12 +32,12 @@ def as_cells(column: Any, *, caller: str) -> tuple[Sequence[Any], np.ndarray]:
         Values of `Presence`.
     """
     check_column(column, caller=caller)
-    if hasattr(column, "detach"):
-        column = column.detach().cpu().numpy()
-    if isinstance(column, np.ndarray) and column.dtype.kind in "biufc" and column.ndim > 1:
+    if is_tensor(column):
+        column = to_numpy(column)
+    if isinstance(column, np.ndarray) and column.dtype.kind in NUMERIC and column.ndim > 1:
         return column, _block_states(column)
     cells = column.tolist() if isinstance(column, pd.Series) else list(column)
-    return cells, np.fromiter((cell_state(cell) for cell in cells), np.int8, len(cells))
+    return cells, np.fromiter(map(state_of, cells), np.int8, len(cells))
 
 
 def check_column(column: Any, *, caller: str) -> None:
@@ -52,27 +53,6 @@ def check_column(column: Any, *, caller: str) -> None:
             f"{caller} needs a column (list, array or Series with one entry per row), "
             f"got {type(column).__name__}."
         )
-
-
-def cell_state(cell: Any) -> Presence:
-    """Return the state of one raw cell.
-
-    None, NaN, ``pandas.NA`` and blank text are ABSENT, a `Presence` member is itself, and an
-    array, list, tuple or dict without entries is EMPTY.
-    """
-    if isinstance(cell, Presence):
-        return cell
-    if cell is None or cell is pd.NA or cell is pd.NaT:
-        return Presence.ABSENT
-    if isinstance(cell, str):
-        return Presence.PRESENT if cell.strip() else Presence.ABSENT
-    if isinstance(cell, (float, np.floating)):
-        return Presence.ABSENT if np.isnan(cell) else Presence.PRESENT
-    if isinstance(cell, np.ndarray):
-        return Presence.PRESENT if cell.size else Presence.EMPTY
-    if isinstance(cell, (list, tuple, dict)):
-        return Presence.PRESENT if len(cell) else Presence.EMPTY
-    return Presence.PRESENT
 
 
 def merge_states(own: np.ndarray, given: Any, *, caller: str) -> np.ndarray:
