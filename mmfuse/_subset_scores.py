@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -82,7 +82,7 @@ class ClassificationTask:
         curve = reliability_curve(
             self.y, prediction, classes=self.classes, sample_weight=self.weight
         )
-        return curve._asdict()
+        return asdict(curve)
 
 
 class RegressionTask:

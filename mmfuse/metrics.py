@@ -6,8 +6,8 @@ get are probabilities, since logits and shuffled columns give plausible numbers.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from numbers import Integral
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,8 @@ __all__ = [
 _SUM_TOLERANCE = 1e-3
 
 
-class ReliabilityCurve(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class ReliabilityCurve:
     """Confidence and accuracy in bins of confidence.
 
     Attributes

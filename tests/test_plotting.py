@@ -148,10 +148,11 @@ def test_reliability_display_shows_the_curve(pyplot):
     curve = reliability_curve(y, proba, n_bins=8, strategy="mass")
     options = {"n_bins": 8, "strategy": "mass"}
     ece = expected_calibration_error(y, proba, **options)
+    bins = {name: getattr(curve, name) for name in ("confidence", "accuracy", "weight")}
     for display in (
         ReliabilityDisplay.from_estimator(model, blocks, y, **options),
         ReliabilityDisplay.from_predictions(y, proba, **options),
-        ReliabilityDisplay(confidence=curve[0], accuracy=curve[1], weight=curve[3]).plot(),
+        ReliabilityDisplay(**bins).plot(),
     ):
         filled = curve.count > 0
         np.testing.assert_allclose(display.line_.get_xdata(), curve.confidence[filled])

@@ -402,6 +402,58 @@ def test_r2_of_a_constant_target_does_not_exist():
     assert report.to_dict()["subsets"][0]["r2"] is None
 
 
+# The estimators of the library
+
+
+def _split(n_rows=600):
+    rng = np.random.default_rng(7)
+    y = rng.integers(3, size=n_rows)
+    image = np.eye(3)[y] * 1.5 + rng.normal(size=(n_rows, 3))
+    audio = np.eye(3)[y] * 1.5 + rng.normal(size=(n_rows, 3))
+    audio[rng.random(n_rows) < 0.4] = np.nan
+    X = {"image": image, "audio": audio, "noise": rng.normal(size=(n_rows, 4))}
+    train, test = slice(0, n_rows // 2), slice(n_rows // 2, None)
+    tables = [{name: block[rows] for name, block in X.items()} for rows in (train, test)]
+    return tables, [y[train], y[test]]
+
+
+def test_the_classifier_is_warned_about_noise_and_not_about_a_sparse_modality():
+    (train, test), (y_train, y_test) = _split()
+    labels = np.array(["neutral", "happy", "sad"])
+    model = mmfuse.FusionClassifier(random_state=0).fit(train, labels[y_train])
+    with pytest.warns(ModalityNeglectWarning, match="'noise' contributes nothing") as caught:
+        report = modality_report(model, test, labels[y_test])
+    assert len(caught) == 1
+    assert report.modalities["contributes"].to_dict() == {
+        "image": True,
+        "audio": True,
+        "noise": False,
+    }
+    absent = int(np.isnan(test["audio"][:, 0]).sum())
+    assert report.modalities.loc["audio", "absent"] == absent > 0
+    full = report.subsets.iloc[-1]
+    assert full["accuracy"] == pytest.approx(model.score(test, labels[y_test]))
+    prior = reference.log_loss(labels[y_test], np.tile(model.prior_, (len(y_test), 1)))
+    assert report.subsets["log_loss"].iloc[0] == pytest.approx(prior, rel=1e-5)
+    alone = model.predict_proba({"audio": test["audio"]})
+    expected = reference.log_loss(labels[y_test], alone)
+    assert report.subsets.loc["audio", "log_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_regressor_is_reported_on_with_absent_rows():
+    (train, test), _ = _split()
+    targets = [
+        X["image"].sum(axis=1) + np.nan_to_num(X["audio"]).sum(axis=1) for X in (train, test)
+    ]
+    model = mmfuse.FusionRegressor(random_state=0).fit(train, targets[0])
+    report = modality_report(model, test, targets[1])
+    assert report.subsets["r2"].iloc[-1] == pytest.approx(model.score(test, targets[1]))
+    apart = float(np.sqrt(np.mean((targets[1] - np.mean(model.prior_)) ** 2)))
+    assert report.subsets["rmse"].iloc[0] == pytest.approx(apart, rel=1e-5)
+    shares = report.modalities["shapley_rmse_percent"]
+    assert shares["image"] > 20 and shares["audio"] > 20 and abs(shares["noise"]) < 5
+
+
 # Errors
 
 
