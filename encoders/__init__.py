@@ -6,10 +6,14 @@ if __name__ != "mmfuse.encoders":
 from mmfuse.encoders.audio import LogMelEncoder
 from mmfuse.encoders.base import BaseEncoder, Encoded
 from mmfuse.encoders.image import ImageEncoder
+from mmfuse.encoders.numeric import NumericEncoder
+from mmfuse.encoders.text import SentenceEncoder
 
 __all__ = [
     "BaseEncoder",
     "Encoded",
     "ImageEncoder",
     "LogMelEncoder",
+    "NumericEncoder",
+    "SentenceEncoder",
 ]

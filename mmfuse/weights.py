@@ -11,7 +11,16 @@ from threading import Lock
 
 from mmfuse.exceptions import WeightsNotFoundError
 
-__all__ = ["CARDS", "WeightCard", "cards", "checked", "file_hash", "find", "installed"]
+__all__ = [
+    "CARDS",
+    "WeightCard",
+    "cards",
+    "checked",
+    "file_hash",
+    "find",
+    "installed",
+    "text_hash",
+]
 
 _hashes: dict[tuple[str, int, int], str] = {}
 _lock = Lock()
@@ -143,3 +152,8 @@ def file_hash(path: str | Path) -> str:
                     digest.update(chunk)
             _hashes[key] = digest.hexdigest()
         return _hashes[key]
+
+
+def text_hash(text: str) -> str:
+    """Return the SHA-256 of a text in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
