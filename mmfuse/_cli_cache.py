@@ -53,7 +53,7 @@ def gc(
     all: Annotated[bool, typer.Option("--all", help="Remove everything.")] = False,
     folder: FolderOption = None,
 ) -> None:
-    """Remove cache files; embeddings are made again when they are needed."""
+    """Remove cache files that are old, or too many."""
     from mmfuse.cache import gc as remove
 
     if days is None and max_mb is None and not all:
@@ -67,7 +67,7 @@ def gc(
 @app.command()
 @one_line_errors
 def verify(folder: FolderOption = None) -> None:
-    """Check every embedding; remove damaged ones and exit with 1 if there were any."""
+    """Remove damaged embeddings; exit with 1 if any."""
     from mmfuse.cache import verify as check
 
     checks = check(folder)
