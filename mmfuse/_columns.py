@@ -274,16 +274,18 @@ def _from_frame(name: str, frame: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarra
 
 def _from_cells(name: str, cells: np.ndarray, stack: bool) -> tuple[np.ndarray, np.ndarray]:
     """Make an object column, or a block where the cells are numbers or can be stacked."""
-    states = np.empty(len(cells), dtype=np.int8)
+    states = np.ones(len(cells), dtype=np.int8)
+    present = Presence.PRESENT
     for i, cell in enumerate(cells):
-        if cell is Presence.PRESENT:
+        if cell is present:
             raise ValueError(
                 f"Modality {name!r}, row {i} is Presence.PRESENT, which is a state without a "
                 "value; give the sample itself, or another state."
             )
-        states[i] = state_of(cell)
-        if states[i] != Presence.PRESENT:
-            cells[i] = None if states[i] == Presence.ABSENT else Presence(states[i])
+        state = state_of(cell)
+        if state is not present:
+            states[i] = state
+            cells[i] = None if state is Presence.ABSENT else state
     rows = np.flatnonzero(states == Presence.PRESENT)
     block = _join_cells(cells[rows], stack)
     if block is None:

@@ -79,6 +79,7 @@ def test_a_list_given_as_column_is_not_changed_nor_followed():
         (np.array([3, 4], dtype=np.int16), np.int16, [PRESENT, PRESENT]),
         ([1, None, 2.5], np.float64, [PRESENT, ABSENT, PRESENT]),
         ([1, 2], np.int64, [PRESENT, PRESENT]),
+        ([None, 2**40 + 1], np.float64, [ABSENT, PRESENT]),
         ([1.5, Presence.FAILED, Presence.EMPTY], np.float64, [PRESENT, FAILED, EMPTY]),
         (pd.Series([1, None], dtype="Int64"), np.float64, [PRESENT, ABSENT]),
         (pd.Series([1, 2], dtype="Int64"), np.int64, [PRESENT, PRESENT]),
@@ -119,6 +120,7 @@ def test_one_number_per_row_is_a_block_of_width_one(value, dtype, states):
         (b"\0", PRESENT),
         (np.array([NAN, 0.0]), PRESENT),
         (np.array([0]), PRESENT),
+        ({"age": NAN, "sex": "f"}, PRESENT),
         ({"array": np.zeros(2), "sampling_rate": 8000}, PRESENT),
         (Path("a.wav"), PRESENT),
         (object(), PRESENT),
@@ -154,6 +156,22 @@ def test_lists_of_lists_are_an_array_and_arrays_may_stay_samples():
     np.testing.assert_array_equal(table["gap"], [[1, 2], [NAN, NAN]])
     assert table["ragged"].tolist() == [[1], [2, 3]]
     assert ModalityTable({"w": [np.ones(2), np.ones(2)]})["w"].dtype == object
+
+
+def test_other_sequences_and_object_matrices():
+    table = ModalityTable(
+        {
+            "range": range(3),
+            "matrix": np.array([[1, None], [None, pd.NA], [2, 3]], dtype=object),
+            "strings": np.array(["a", " ", "c"]),
+            "times": np.array(["2020-01-01", "NaT", "2021-01-01"], dtype="datetime64[D]"),
+        }
+    )
+    assert table["range"].tolist() == [[0], [1], [2]]
+    np.testing.assert_array_equal(table["matrix"], [[1, NAN], [NAN, NAN], [2, 3]])
+    assert table["strings"].tolist() == ["a", None, "c"]
+    assert table["times"].tolist() == [pd.Timestamp("2020"), None, pd.Timestamp("2021")]
+    assert table.presence[1].tolist() == [1, 0, 0, 0]
 
 
 def test_tensors_are_converted():
@@ -270,6 +288,8 @@ def test_masks_and_rows_from_pandas_count_by_position(table):
     assert table[series.astype("boolean")].ids.tolist() == ["a", "e"]
     assert table[pd.Series([3, 0], index=[0, 1])].ids.tolist() == ["d", "a"]
     assert table[pd.Index([4])].ids.tolist() == ["e"]
+    assert table[pd.Series([3, 0], dtype=object)].ids.tolist() == ["d", "a"]
+    assert table[series.astype(object)].ids.tolist() == ["a", "e"]
 
 
 def row_keys(n: int) -> st.SearchStrategy:

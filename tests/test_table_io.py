@@ -243,6 +243,12 @@ def test_join_leaves_images_as_they_are():
     np.testing.assert_array_equal(gaps["y"], [[NAN, NAN], [NAN, NAN], [1, 2]])
 
 
+def test_join_keeps_why_a_number_is_missing():
+    numbers = ([1, 2, 3], [0.5, Presence.FAILED, Presence.EMPTY])
+    table = ModalityTable.join({"x": numbers, "y": ([4, 2], ["a", "b"])})
+    assert table.presence[:, 0].tolist() == [1, Presence.FAILED, Presence.EMPTY, 0]
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_join_finds_every_cell_by_its_id(data):

@@ -133,7 +133,7 @@ def test_to_pandas():
     [
         np.array([[1, 2], [9, 9], [3, 4]], dtype=np.uint8),
         [np.array([1, 2]), None, [3, 4]],
-        [(1, 2), "", np.float64([3, 4])],
+        [(1, 2), "", np.array([3.0, 4.0])],
         [{"a": 1, "b": 2}, {"a": NAN}, {"b": 4, "a": 3}],
         pd.DataFrame({"a": [1, None, 3], "b": [2.0, NAN, 4.0]}),
         pd.DataFrame({"a": pd.array([1, None, 3], dtype="Int64"), "b": [2, None, 4]}, dtype=object),
@@ -173,6 +173,7 @@ def test_stack_numeric_keeps_what_float32_cannot_hold_infinite():
     ("column", "width", "message"),
     [
         ([[1, 2], None, [1, 2, 3]], None, "Modality 'm', row 2 has 3 values, expected 2"),
+        ([[1, [2]], [3, 4]], None, r"row 0 must be a vector of numbers, got \[1, \[2\]\]"),
         ([[1, 2], [3, 4]], 3, "Modality 'm' has 2 values, expected 3"),
         ([np.ones(2), np.ones(3)], 3, "Modality 'm', row 0 has 2 values, expected 3"),
         (["text", None], None, "row 0 must be a vector of numbers, got 'text'"),
