@@ -12,7 +12,7 @@ from mmfuse._report_text import (
     interval,
     metric_name,
     percent,
-    short_name,
+    short_names,
     shown_subsets,
 )
 from mmfuse._require import require
@@ -32,12 +32,13 @@ _SMALL = 7.5
 _MATRIX_FROM = 4
 _LONGEST_LABEL = 32
 _STEP = 0.17  # inches between the columns of dots
+_ROUNDING = 1e-12
 _FEWEST_ROWS = 4  # so that one or two bars do not fill a panel
 
 
-def _plain_name(name: str) -> str:
-    """A short name that matplotlib does not read as TeX."""
-    return short_name(name).replace("$", r"\$")
+def _labels(report: ModalityReport) -> dict[str, str]:
+    """Short names of the modalities that matplotlib does not read as TeX."""
+    return {name: short.replace("$", r"\$") for name, short in short_names(report).items()}
 
 
 def bare(ax: Axes, *, grid: Literal["x", "both"] = "x") -> None:
@@ -49,6 +50,8 @@ def bare(ax: Axes, *, grid: Literal["x", "both"] = "x") -> None:
     ax.tick_params(axis="x", color=GREY, labelsize=_SMALL)
     ax.grid(axis=grid, color="#E6E6E6", linewidth=0.6)
     ax.set_axisbelow(True)
+    ax.locator_params(axis="x", nbins=5)
+    ax.xaxis.set_major_formatter("{x:.4g}")  # no common factor, which would stand on the label
 
 
 def draw_subsets(report: ModalityReport, left: Axes, right: Axes) -> None:
@@ -63,7 +66,8 @@ def draw_subsets(report: ModalityReport, left: Axes, right: Axes) -> None:
         better = "lower" if metric == report.loss else "higher"
         ax.set_title(f"{_title(metric)} by subset ({better} is better)", **_TITLE)
     right.set_yticks(range(len(rows)), [""] * len(rows))
-    names = [" + ".join(_plain_name(n) for n in report.members[row]) for row in rows]
+    short = _labels(report)
+    names = [" + ".join(short[name] for name in report.members[row]) for row in rows]
     if len(report.modalities) < _MATRIX_FROM and max(map(len, names)) <= _LONGEST_LABEL:
         left.set_yticks(range(len(rows)), [name or EMPTY_SUBSET for name in names])
     else:
@@ -82,8 +86,11 @@ def draw_removal(report: ModalityReport, metric: str, ax: Axes) -> None:
         ax.plot([low, high], [row, row], color=colour, linewidth=1.8, solid_capstyle="butt")
         ax.plot(value, row, "o", color=colour, markerfacecolor=colour if used else "white")
         ax.plot([low, high], [row, row], "|", color=colour, markersize=8)
+    least = 1e-3 * (report.subsets[metric].iloc[0] if metric == report.loss else 1.0)
+    if np.abs(np.nan_to_num(values)).max() < least:
+        ax.set_xlim(-least, least)  # rounding errors are not worth a scale of their own
     ax.axvline(0.0, color="black", linewidth=0.8)
-    _rows(ax, [_plain_name(name) for name in frame.index])
+    _rows(ax, list(_labels(report).values()))
     _right_labels(ax, [interval(*row) for row in values])
     worse = "above" if metric == report.loss else "below"
     ax.set_title(f"Change in {metric_name(metric)} when removed", **_TITLE)
@@ -101,7 +108,7 @@ def draw_shares(report: ModalityReport, metric: str, ax: Axes) -> None:
         labels = [f"{a} ({percent(b)})" for a, b in zip(labels, shares, strict=True)]
     colours = [BLUE if value >= 0 else ORANGE for value in values]
     _bars(ax, values, colours, labels)
-    _rows(ax, [_plain_name(name) for name in frame.index])
+    _rows(ax, list(_labels(report).values()))
     ax.set_ylim(max(len(values), _FEWEST_ROWS) - 0.4, -0.6)
     ax.axvline(0.0, color="black", linewidth=0.8)
     way = "less" if metric == report.loss else "more"
@@ -123,7 +130,9 @@ def _subset_colour(size: int, total: int) -> str:
 
 
 def _bars(ax: Axes, values: np.ndarray, colours: list[str], labels: list[str]) -> None:
-    ax.barh(range(len(values)), np.nan_to_num(values), color=colours, height=0.68)
+    widths = np.nan_to_num(values)
+    widths[np.abs(widths) < _ROUNDING] = 0.0
+    ax.barh(range(len(values)), widths, color=colours, height=0.68)
     _right_labels(ax, labels)
     ax.set_ylim(len(values) - 0.4, -0.6)
     bare(ax)
@@ -145,7 +154,7 @@ def _right_labels(ax: Axes, labels: list[str]) -> None:
 def _membership(report: ModalityReport, ax: Axes, rows: list[int]) -> None:
     """A dot per modality and subset, filled where the subset has it, in place of long labels."""
     transforms = require("matplotlib.transforms", extra="plot", caller="ModalityReportDisplay")
-    names = list(report.modalities.index)
+    names = _labels(report)
     place = _STEP * (np.arange(len(names)) - len(names) - 0.2)  # inches from the left edge
     inches = ax.figure.dpi_scale_trans + transforms.ScaledTranslation(0, 0, ax.transAxes)
     cells = transforms.blended_transform_factory(inches, ax.transData)
@@ -156,6 +165,6 @@ def _membership(report: ModalityReport, ax: Axes, rows: list[int]) -> None:
         ax.plot(place, np.full(len(names), y), "o", color="#DDDDDD", **dots)
         if inside:  # a line without points would claim the corner of the figure
             ax.plot(inside, np.full(len(inside), y), "o-", color=DARK, linewidth=1.2, **dots)
-    for x, name in zip(place, names, strict=True):
+    for x, label in zip(place, names.values(), strict=True):
         style: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "top", "fontsize": _SMALL}
-        ax.text(x, -0.01, _plain_name(name), transform=below, **style)
+        ax.text(x, -0.01, label, transform=below, **style)

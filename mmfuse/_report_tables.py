@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mmfuse._bootstrap import bootstrap_means, percentile_interval
-from mmfuse._report_text import EMPTY_SUBSET, figure, interval, metric_name
+from mmfuse._report_text import EMPTY_SUBSET, figure, interval, metric_name, percent
 from mmfuse._shapley import shapley_values
 from mmfuse._subset_scores import SubsetScores, Task
 from mmfuse.blocks import Blocks
@@ -20,8 +20,11 @@ __all__ = [
     "fusion_note",
     "modality_frame",
     "neglect_note",
+    "rounding",
     "subset_frame",
 ]
+
+_REPEATED = 10.0  # per cent of the gain that a modality which can be removed may still share
 
 
 def draw_scores(
@@ -99,8 +102,13 @@ def modality_frame(
     frame[f"shapley_{task.loss}"] = shares[:, 0]
     frame[f"shapley_{task.loss}_percent"] = 100 * shares[:, 0] / (gain if gain > 0 else np.nan)
     frame[f"shapley_{task.score}"] = shares[:, 1]
-    frame["contributes"] = frame[f"{task.loss}_change_low"] > 0
+    frame["contributes"] = frame[f"{task.loss}_change_low"] > rounding(scores)
     return frame
+
+
+def rounding(scores: SubsetScores) -> float:
+    """A difference of losses that may come from float32 arithmetic alone."""
+    return 1e-6 * float(scores.loss[0])
 
 
 def neglect_note(row: pd.Series, task: Task, n_rows: int, confidence: float) -> str:
@@ -112,11 +120,16 @@ def neglect_note(row: pd.Series, task: Task, n_rows: int, confidence: float) -> 
             "cannot be measured."
         )
     ends = [float(row[f"{task.loss}_change{end}"]) for end in ("", "_low", "_high")]
-    better = "; the model is better without it" if ends[2] < 0 else ""
+    share = row[f"shapley_{task.loss}_percent"]
+    remark = ""
+    if ends[2] < 0:
+        remark = "; the model is better without it"
+    elif share >= _REPEATED:
+        remark = f"; the others repeat what it says, as its Shapley share is {percent(share)}"
     return (
         f"modality {row.name!r} contributes nothing: removing it changes "
         f"{metric_name(task.loss)} by {interval(*ends)} ({100 * confidence:.4g}% interval; present "
-        f"in {row['present']} of {n_rows} rows){better}."
+        f"in {row['present']} of {n_rows} rows){remark}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import groupby
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ __all__ = [
     "metric_name",
     "percent",
     "report_text",
-    "short_name",
+    "short_names",
     "shown_subsets",
     "subset_label",
     "summary_line",
@@ -75,22 +76,29 @@ def summary_line(report: ModalityReport) -> str:
 
 def subset_label(report: ModalityReport, row: int) -> str:
     """A label that stays short: from four modalities on, what is left out where that is less."""
-    members, names = report.members[row], list(report.modalities.index)
+    members, names = report.members[row], short_names(report)
     if not members:
         return EMPTY_SUBSET
-    left_out = [short_name(name) for name in names if name not in members]
+    left_out = [short for name, short in names.items() if name not in members]
     if len(names) > 3 and len(left_out) <= 2:
         return f"all but {', '.join(left_out)}" if left_out else "all"
-    return " + ".join(short_name(name) for name in members)
+    return " + ".join(names[name] for name in members)
 
 
-def short_name(name: str, width: int = _LONGEST_NAME) -> str:
-    """One line that is not too long; what is too much is left out of the middle."""
-    name = " ".join(str(name).split())
-    if len(name) <= width:
-        return name
+def short_names(report: ModalityReport, width: int = _LONGEST_NAME) -> dict[str, str]:
+    """Each modality's name on one short line, with the middle left out; no two are the same."""
+    flat = {name: " ".join(str(name).split()) for name in report.modalities.index}
     tail = (width - 1) // 2
-    return f"{name[: width - 1 - tail]}\u2026{name[-tail:]}"
+    short = {
+        name: text if len(text) <= width else f"{text[: width - 1 - tail]}\u2026{text[-tail:]}"
+        for name, text in flat.items()
+    }
+    taken = Counter(short.values())
+    for number, (name, text) in enumerate(flat.items(), start=1):
+        if taken[short[name]] > 1:
+            end = f"\u2026 (no. {number})"
+            short[name] = text[: width - len(end)] + end
+    return short
 
 
 def shown_subsets(report: ModalityReport) -> list[int]:

@@ -234,6 +234,13 @@ def expected_calibration_error(
     References
     ----------
     C. Guo et al., "On calibration of modern neural networks", ICML 2017.
+
+    Examples
+    --------
+    >>> from mmfuse.metrics import expected_calibration_error
+    >>> proba = [[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]]
+    >>> round(expected_calibration_error([0, 1, 1, 1], proba), 3)  # 0.9 for 1/2, 0.8 for 1
+    0.3
     """
     caller = "expected_calibration_error"
     curve = _curve(y_true, proba, n_bins, strategy, classes, sample_weight, caller)

@@ -25,6 +25,7 @@ from mmfuse._report_tables import (
     fusion_note,
     modality_frame,
     neglect_note,
+    rounding,
     subset_frame,
 )
 from mmfuse._report_text import report_text
@@ -63,7 +64,8 @@ class ModalityReport:
         removed from the full set, with ``_low`` and ``_high`` ends of the bootstrap interval;
         ``shapley_<loss>`` (share of the reduction of the loss below that of the prior),
         ``shapley_<loss>_percent`` (NaN if there is no reduction) and ``shapley_<score>``;
-        ``contributes``, False where the interval of ``<loss>_change`` is not above zero.
+        ``contributes``, False where the interval of ``<loss>_change`` is not above zero; less
+        than a millionth of the loss of the prior counts as zero.
     reliability : DataFrame or None
         Bins of the reliability diagram of the full model; None for regressors.
     warnings : list of str
@@ -254,6 +256,20 @@ def modality_report(
     ----------
     L. S. Shapley, "A value for n-person games", Contributions to the Theory of Games II, 1953.
     B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mmfuse import FusionClassifier, modality_report
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.arange(400) % 2
+    >>> face = y[:, None] + rng.normal(size=(400, 3))
+    >>> hat = rng.normal(size=(400, 2))
+    >>> model = FusionClassifier(random_state=0)
+    >>> model = model.fit({"face": face[:200], "hat": hat[:200]}, y[:200])
+    >>> report = modality_report(model, {"face": face[200:], "hat": hat[200:]}, y[200:])
+    >>> report.modalities["contributes"].to_dict()
+    {'face': True, 'hat': False}
     """
     check_is_fitted(model, "modalities_")
     names = tuple(model.modalities_)
@@ -311,7 +327,7 @@ def _assemble(
     best = min(range(len(names)), key=lambda i: scores.loss[1 << i])
     low, high = percentile_interval(samples[full][0] - samples[1 << best][0], confidence)
     change = (float(scores.loss[full] - scores.loss[1 << best]), float(low), float(high))
-    worse = len(names) > 1 and change[1] > 0
+    worse = len(names) > 1 and change[1] > rounding(scores)
     notes = [neglect_note(row, task, len(blocks), confidence) for _, row in modalities.iterrows()]
     if worse:
         notes.append(fusion_note(names[best], task, scores, change, 1 << best, confidence))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
@@ -96,3 +98,26 @@ def class_evidence(n_rows, strengths, *, n_classes=2, seed=0, absent=None):
             logits[rng.random(n_rows) < absent[name]] = np.nan
         arrays[name] = logits
     return Blocks(arrays), y
+
+
+TWO = {"image": 1.2, "audio": 0.8}
+THREE = {"image": 1.2, "audio": 0.8, "noise": 0.0}
+
+
+def report_case(strengths=TWO, n_rows=400, classes=("a", "b"), **options):
+    """A classifier that knows the evidence, its blocks and the true classes."""
+    blocks, codes = class_evidence(n_rows, strengths, n_classes=len(classes), **options)
+    model = EvidenceClassifier(tuple(strengths), classes=classes)
+    return model, blocks, np.asarray(classes)[codes]
+
+
+def slow_shapley(worth, n_members):
+    """Shapley values by walking through all orders."""
+    shares = np.zeros(n_members)
+    orders = list(permutations(range(n_members)))
+    for order in orders:
+        mask = 0
+        for member in order:
+            shares[member] += worth[mask | 1 << member] - worth[mask]
+            mask |= 1 << member
+    return shares / len(orders)

@@ -126,6 +126,20 @@ def test_more_than_31_subsets_are_thinned_by_size(pyplot, n_modalities, expected
     assert best in widths
 
 
+def test_rounding_errors_and_missing_scores_are_drawn_quietly(pyplot):
+    blocks = Blocks({"image": np.full((6, 1), 1e-15), "audio": np.zeros((6, 1))})
+    model = SumRegressor(prior=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ModalityNeglectWarning)
+        report = modality_report(model, blocks, np.full(6, 2.0), n_bootstrap=20)  # no R2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        display = report.plot()
+        display.figure_.canvas.draw()
+    assert display.axes_[2].get_xlim() == (-1e-3, 1e-3)
+    assert [text.get_text() for text in display.axes_[1].texts] == ["n/a"] * 4
+
+
 def test_axes_of_the_caller_are_used_and_counted(pyplot):
     report = _report()
     _, axes = pyplot.subplots(2, 3)
