@@ -13,7 +13,6 @@ from mmfuse.calibration import TemperatureScaling
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.heads.early import EarlyFusion
 from mmfuse.heads.pool import GaussianPool, LogPool, PoolData, fit_pool
-from mmfuse.patterns import dropout_patterns
 
 __all__ = ["LateFusion"]
 
@@ -111,29 +110,27 @@ class LateFusion(BaseHead):
         module = LateModule(data.dims, data.n_outputs, data.task, experts)
         module.to(data.presence.device)
         raw = torch.stack(columns, dim=1)  # (n, M, K), NaN where never held out
-        patterns = dropout_patterns(len(experts), self.modality_dropout, data.seed)
         everything = torch.ones(len(data.weight), dtype=torch.bool, device=raw.device)
-        self._fit_fusion(module, raw, data, everything, patterns)
+        self._fit_fusion(module, raw, data, everything)
         history["pool"] = module.describe()
-        oof = self._cross_fit(raw, data, patterns) if data.need_oof else None
+        oof = self._cross_fit(raw, data) if data.need_oof else None
         return FitResult(module.eval(), oof, history)
 
     def _fit_fusion(
-        self, module: LateModule, raw: Tensor, data: FitData, rows: Tensor, patterns: tuple
+        self, module: LateModule, raw: Tensor, data: FitData, rows: Tensor
     ) -> None:
         """Temperatures and pool of ``module`` from the out-of-fold scores of ``rows``."""
         seen = torch.isfinite(raw).all(dim=2) & data.presence & rows[:, None]
         if self.calibrate is not None and data.task == "classification":
             for m in range(raw.shape[1]):
                 module.log_temperature[m] = _log_temperature(raw[:, m], data, seen[:, m])
-        device = raw.device
         expert = module.calibrated(torch.where(seen[..., None], raw, 0.0))
         target = data.target if data.task == "classification" else data.target.double()
         pool_data = PoolData(expert, seen, target, data.weight.double()).take(rows)
         module.pool.set_prior(pool_data)
-        fit_pool(module.pool, pool_data, patterns[0].to(device), patterns[1].to(device))
+        fit_pool(module.pool, pool_data, self.modality_dropout)
 
-    def _cross_fit(self, raw: Tensor, data: FitData, patterns: tuple) -> np.ndarray | None:
+    def _cross_fit(self, raw: Tensor, data: FitData) -> np.ndarray | None:
         """Fused scores of every fold from temperatures and a pool fitted on the other folds."""
         if not data.folds or not torch.isfinite(raw).all(dim=2).any():
             return None
@@ -143,7 +140,7 @@ class LateFusion(BaseHead):
             others = torch.ones(len(raw), dtype=torch.bool, device=raw.device)
             others[test] = False
             part = LateModule(data.dims, data.n_outputs, data.task, []).to(raw.device)
-            self._fit_fusion(part, raw, data, others, patterns)
+            self._fit_fusion(part, raw, data, others)
             held = raw[test]
             present = data.presence[test] & torch.isfinite(held).all(dim=2)
             expert = part.calibrated(torch.where(present[..., None], held, 0.0))

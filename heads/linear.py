@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from mmfuse.heads.base import FitData, FitResult, FusionModule, HeadOutput
-from mmfuse.patterns import dropout_patterns
+from mmfuse.patterns import dropout_masks
 from mmfuse.solver import LinearProblems, LinearSolution
 
 __all__ = ["LinearModule", "check_strength", "fit_linear"]
 
 _DECADES = np.arange(-3.0, 5.0)  # strengths tried, in powers of ten over the total width
 _FACTORS = (0.03, 0.2, 5.0, 30.0)  # then tried per modality, around the common one
+_EXACT_UP_TO = 100_000  # rows times parameters; so small a problem is solved to rounding
 _MAX_SCORES = 20_000_000  # numbers held at once by one batch of problems
 
 
@@ -77,7 +78,7 @@ def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> Fit
         strength = torch.full((n_blocks,), 1.0 if C == "cv" else float(C), dtype=torch.float64)
     oof, start = fit.cross_fit(strength) if data.folds and data.need_oof else (None, None)
     theta, converged, n_iter = fit.problems.solve(
-        fit.weight[:, None], strength[None].to(fit.weight.device), start=start
+        fit.weight[:, None], strength[None].to(fit.weight.device), start=start, tol=fit.tol
     )
     module = LinearModule(data.dims, data.n_outputs, data.task).to(data.presence.device)
     module.assign(fit.problems.solution(theta, converged, n_iter), 0)
@@ -90,7 +91,7 @@ class _LinearFit:
     """The linear problems of one fit: every fold, and all rows."""
 
     def __init__(self, data: FitData, modality_dropout: float) -> None:
-        patterns, pattern_weight = dropout_patterns(len(data.blocks), modality_dropout, data.seed)
+        masks, mask_weight = dropout_masks(data.presence, modality_dropout, data.seed)
         device = data.presence.device
         classification = data.task == "classification"
         self.data = data
@@ -99,8 +100,8 @@ class _LinearFit:
             data.presence,
             data.target if classification else data.target.double(),
             data.n_outputs,
-            patterns=patterns.to(device),
-            pattern_weight=pattern_weight.to(device),
+            masks=masks,
+            mask_weight=mask_weight,
             loss="multinomial" if classification else "squared",
         )
         self.weight = data.weight.double()
@@ -112,6 +113,8 @@ class _LinearFit:
             train_rows = torch.as_tensor(train, device=device)
             self.fold_weight[train_rows, f] = self.weight[train_rows]
             self.held[torch.as_tensor(test, device=device), f] = True
+        size = len(self.weight) * self.problems.n_parameters
+        self.tol = 1e-12 if size <= _EXACT_UP_TO else 1e-6
         self._warm: Tensor | None = None
 
     def choose(self) -> tuple[Tensor, list]:
@@ -158,7 +161,7 @@ class _LinearFit:
         """Out-of-fold scores (n, K), and a start for the fit on all rows."""
         folds = self.fold_weight.shape[1]
         options = strength[None].to(self.weight.device).expand(folds, -1)
-        theta, _, _ = self.problems.solve(self.fold_weight, options)
+        theta, _, _ = self.problems.solve(self.fold_weight, options, tol=self.tol)
         scores = self.problems.scores(theta)
         oof = torch.full_like(scores[:, 0], torch.nan)
         for f in range(folds):

@@ -23,6 +23,8 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
+from mmfuse.patterns import dropout_masks
+
 __all__ = ["GaussianPool", "LogPool", "PoolData", "fit_pool"]
 
 _PRIOR_STRENGTH = 0.05  # pulls weights to equal and independence to one half when rows are few
@@ -155,10 +157,8 @@ class GaussianPool(_Pool):
         self.variance.copy_(torch.minimum(torch.maximum(variance, low), high))
 
 
-def fit_pool(
-    pool: LogPool | GaussianPool, data: PoolData, patterns: Tensor, pattern_weight: Tensor
-) -> None:
-    """Learn weights and independence by maximum likelihood, modalities hidden as in ``patterns``.
+def fit_pool(pool: LogPool | GaussianPool, data: PoolData, modality_dropout: float) -> None:
+    """Learn weights and independence by maximum likelihood, with modality dropout.
 
     Parameters
     ----------
@@ -166,8 +166,8 @@ def fit_pool(
         Changed in place.
     data : PoolData
         Out-of-fold predictions; rows with nothing present are left out.
-    patterns : Tensor of shape (S, M), bool
-    pattern_weight : Tensor of shape (S,)
+    modality_dropout : float
+        Chance that a modality is hidden.
     """
     data = data.take(data.presence.any(dim=1) & (data.weight > 0))
     if len(data.weight) == 0:
@@ -176,17 +176,14 @@ def fit_pool(
     pool.start_from(data)
     if data.presence.shape[1] == 1:
         return
-    masks = []
-    for pattern, chance in zip(patterns, pattern_weight, strict=True):
-        mask = data.presence & pattern
-        masks.append((torch.where(mask.any(1, keepdim=True), mask, data.presence), chance))
+    masks, chances = dropout_masks(data.presence, modality_dropout)
     parameters = [pool.raw_weight, pool.raw_independence]
 
     def function(theta: np.ndarray) -> tuple[float, np.ndarray]:
         _assign(pool, theta)
         pool.zero_grad()
         loss = _PRIOR_STRENGTH * sum(p.square().sum() for p in parameters)
-        for mask, chance in masks:
+        for mask, chance in zip(masks.unbind(dim=1), chances, strict=True):
             loss = loss + chance * (data.weight * pool.row_loss(data, mask)).sum()
         loss.backward()
         gradient = torch.cat([p.grad.reshape(-1) for p in parameters])

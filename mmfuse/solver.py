@@ -89,9 +89,9 @@ class LinearProblems:
     target : Tensor of shape (n,) of class indices, or (n, K) of values
     n_outputs : int
         K.
-    patterns : Tensor of shape (S, M), bool
-        Which blocks each pattern keeps; a block is used where it is kept and present.
-    pattern_weight : Tensor of shape (S,)
+    masks : Tensor of shape (n, S, M), bool
+        Which of its blocks each row keeps in each pattern.
+    mask_weight : Tensor of shape (S,)
         Sums to one.
     loss : {"multinomial", "squared"}
     dtype : torch.dtype, default=torch.float64
@@ -104,8 +104,8 @@ class LinearProblems:
         target: Tensor,
         n_outputs: int,
         *,
-        patterns: Tensor,
-        pattern_weight: Tensor,
+        masks: Tensor,
+        mask_weight: Tensor,
         loss: str = "multinomial",
         dtype: torch.dtype = torch.float64,
     ) -> None:
@@ -117,10 +117,7 @@ class LinearProblems:
         self.blocks = [block for block, _ in turned]
         self.bases = [basis for _, basis in turned]
         self.widths = [block.shape[1] for block in self.blocks]
-        self.masks, self.mask_weight = _distinct_masks(presence, patterns, pattern_weight, dtype)
-        self._masks_float = [mask.to(dtype)[:, None] for mask in self.masks.unbind(-1)]
-        # with one block that is always there, a token would be a second intercept
-        self.token_used = (~self.masks).any(dim=1).any(dim=0)  # (M,)
+        self.masks, self.mask_weight = masks, mask_weight.to(dtype)
 
     # -- parameters: one flat vector a problem -------------------------------------------------
 
@@ -171,7 +168,7 @@ class LinearProblems:
         total = torch.zeros_like(pieces[0][..., 0])
         for s in range(self.masks.shape[1]):
             scores = self._pattern_scores(pieces, token, intercept, s)
-            total += self.mask_weight[:, s, None] * self.row_loss(scores)[0]
+            total += self.mask_weight[s] * self.row_loss(scores)[0]
         return total
 
     def _pattern_scores(self, pieces, token, intercept, s: int) -> Tensor:
@@ -192,7 +189,7 @@ class LinearProblems:
         token_grad, intercept_grad = torch.zeros_like(token), torch.zeros_like(intercept)
         for s in range(self.masks.shape[1]):
             loss, grad = self.row_loss(self._pattern_scores(pieces, token, intercept, s))
-            w = weight * self.mask_weight[:, s, None]
+            w = weight * self.mask_weight[s]
             value += (loss * w).sum(0)
             grad *= w[..., None]
             intercept_grad += grad.sum(0)
@@ -282,20 +279,6 @@ class LinearProblems:
         coef, token, intercept = self._split(theta)
         coef = [basis @ w for basis, w in zip(self.bases, coef, strict=True)]
         return LinearSolution(coef, token, intercept, n_iter, converged)
-
-
-def _distinct_masks(
-    presence: Tensor, patterns: Tensor, pattern_weight: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Used blocks per row and pattern (n, S, M) and pattern weights (n, S).
-
-    A pattern that would leave a row with nothing keeps that row as it was observed.
-    """
-    masks = presence[:, None, :] & patterns[None, :, :]
-    nothing = ~masks.any(dim=-1, keepdim=True)
-    masks = torch.where(nothing, presence[:, None, :], masks)
-    weight = pattern_weight.to(dtype)[None, :].expand(len(presence), -1)
-    return masks, weight
 
 
 def _lbfgs(function, z: Tensor, threshold: Tensor, max_iter: int, memory: int = 12):
