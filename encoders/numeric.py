@@ -146,11 +146,11 @@ class NumericEncoder(BaseEncoder):
         frame, states = as_frame(column)
         states = merge_states(states, presence, caller="NumericEncoder").copy()
         values = np.full((len(frame), self.n_features_out_), np.nan, dtype=np.float32)
-        if not len(frame):
-            return Encoded(values, states)
-        records = not isinstance(column, (pd.DataFrame, np.ndarray))
-        frame = self._aligned(frame, may_lack=records)
         present = states == Presence.PRESENT
+        records = not isinstance(column, (pd.DataFrame, np.ndarray))
+        if not len(frame) or (records and not present.any()):  # then there are no names
+            return Encoded(values, states)
+        frame = self._aligned(frame, may_lack=records)
         problems: dict[int, str] = {}
         parts = [
             encode_numbers(frame[card.name], problems)
@@ -210,7 +210,7 @@ class NumericEncoder(BaseEncoder):
 
     def module(self) -> nn.Module:
         """Return the identity: the features are made outside of torch."""
-        return nn.Identity()
+        return nn.Identity().eval()
 
     def get_state(self) -> dict[str, Any]:
         """Return the columns and their categories, as a JSON-able dict."""
