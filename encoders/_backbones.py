@@ -171,12 +171,20 @@ def _load_file(model: Any, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
-    head = str(getattr(model, "default_cfg", {}).get("classifier") or "classifier")
-    missing, unknown = model.load_state_dict(state, strict=False)
-    unknown = [name for name in unknown if not name.startswith(head + ".")]
+    head = getattr(model, "default_cfg", {}).get("classifier") or "classifier"
+    own = model.state_dict()
+    given = {name: t for name, t in state.items() if name in own or not _is_under(name, head)}
+    fits = [name for name, t in given.items() if name in own and own[name].shape == t.shape]
+    missing, unknown = [n for n in own if n not in fits], [n for n in given if n not in fits]
     if missing or unknown:
         raise ValueError(
             f"ImageEncoder: {path} does not hold the backbone's weights: "
             f"{len(missing)} tensors are missing ({', '.join(missing[:3])}) and "
-            f"{len(unknown)} are unknown ({', '.join(unknown[:3])})."
+            f"{len(unknown)} are unknown or of another shape ({', '.join(unknown[:3])})."
         )
+    model.load_state_dict(given)
+
+
+def _is_under(name: str, heads: str | tuple[str, ...]) -> bool:
+    heads = (heads,) if isinstance(heads, str) else heads
+    return name.startswith(tuple(f"{head}." for head in heads))

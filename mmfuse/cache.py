@@ -14,12 +14,12 @@ import sqlite3
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS embeddings
     (key BLOB PRIMARY KEY, value BLOB NOT NULL, checksum BLOB NOT NULL);
 """
 _warned: set[str] = set()
+T = TypeVar("T")
 
 
 def cache_folder() -> Path:
@@ -143,10 +144,7 @@ class EmbeddingCache:
             try:
                 connection = self._connect() if rows and self._usable else None
                 if connection is not None:
-                    with connection:
-                        connection.executemany(
-                            "INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows
-                        )
+                    _patiently(lambda: _insert(connection, rows))
             except (sqlite3.Error, OSError) as exc:
                 self._give_up(exc)
 
@@ -174,18 +172,7 @@ class EmbeddingCache:
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None or self._owner != os.getpid():  # a fork must not share it
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = _open(self.path)
-            try:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=NORMAL")
-                connection.executescript(_TABLES)
-                with connection:
-                    connection.execute(
-                        "INSERT OR IGNORE INTO meta VALUES ('config', ?)", (self._config,)
-                    )
-            except BaseException:
-                connection.close()
-                raise
+            connection = _patiently(lambda: _prepared(self.path, self._config))
             self._connection, self._owner = connection, os.getpid()
             os.utime(self.path)  # the time of last use, for gc
         return self._connection
@@ -326,6 +313,41 @@ def _checksum(key: bytes, value: bytes) -> bytes:
 
 def _open(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
+
+
+def _prepared(path: Path, config: str) -> sqlite3.Connection:
+    """Open a cache file, and make it one where it is new."""
+    connection = _open(path)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.executescript(_TABLES)
+        with connection:
+            connection.execute("INSERT OR IGNORE INTO meta VALUES ('config', ?)", (config,))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _insert(connection: sqlite3.Connection, rows: list[tuple[bytes, bytes, bytes]]) -> None:
+    with connection:
+        connection.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows)
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    """Repeat an action while another process holds the file.
+
+    SQLite itself waits in most cases, but not when two processes change a new file to WAL.
+    """
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            return action()
+        except sqlite3.OperationalError as exc:
+            if "locked" not in str(exc) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def _files(folder: str | Path | None) -> list[Path]:

@@ -241,7 +241,7 @@ from mmfuse.encoders import BaseEncoder
 class Slow(BaseEncoder):
     modality = "slow"
     def preprocess(self, sample):
-        time.sleep(0.01)
+        time.sleep(0.005)
         return torch.as_tensor(sample)
     def _build_module(self):
         return torch.nn.Identity()
