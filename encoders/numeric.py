@@ -105,8 +105,9 @@ class NumericEncoder(BaseEncoder):
         self
         """
         self._check_params()
-        frame, _ = as_frame(column)
-        if not len(frame.columns):
+        frame, states = as_frame(column)
+        named_columns = isinstance(column, (pd.DataFrame, np.ndarray)) and len(frame.columns)
+        if not named_columns and not (states == Presence.PRESENT).any():
             raise ValueError("NumericEncoder: fit needs at least one column and one present row.")
         named = {} if isinstance(self.categories, str) else dict(self.categories)
         if unknown := [name for name in named if name not in frame]:

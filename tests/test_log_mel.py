@@ -296,17 +296,14 @@ def test_a_truncated_wav_says_so():
 def test_headers_of_a_stream_and_odd_chunks():
     data = bytearray(wav(noise(1000).astype(np.float32)))
     at = data.index(b"data")
-    for size in (0xFFFFFFFF, 0):  # a writer that could not go back to fill it in
+    for size in (0xFFFFFFFF, 0x7FFFF024, 0):  # a writer that could not go back to fill it in
         struct.pack_into("<I", data, at + 4, size)
-        try:
-            wave = read_wave(bytes(data), RATE)
-        except SampleError as exc:  # what libsndfile makes of it is its own affair
-            assert "truncated" not in str(exc)
-        else:
-            assert wave is None or len(wave) == 1000
+        assert len(read_wave(bytes(data), RATE)) == 1000
     struct.pack_into("<I", data, at + 4, 2000)
     noted = bytes(data[:at]) + b"note" + struct.pack("<I", 3) + b"abc\0" + bytes(data[at:])
     assert len(read_wave(noted, RATE)) == 1000
+    nothing = wav(np.zeros(0)) + b"LIST" + struct.pack("<I", 4) + b"INFO"
+    assert read_wave(nothing, RATE) is None
 
 
 def test_real_sounds():
