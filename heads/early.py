@@ -16,10 +16,10 @@ __all__ = ["EarlyFusion"]
 class EarlyFusion(BaseHead):
     """Concatenate the blocks and fit one model over all of them.
 
-    Every model knows absence: the linear one and the network have a learned token in the place of an
-    absent block, a scikit-learn estimator sees NaN (where it allows it, else the training mean) and presence
-    bits. All are trained with modality dropout, so what is learned for absence is learned even
-    when the training table is complete.
+    Every model knows absence: the linear one and the network have a learned token in the place of
+    an absent block, a scikit-learn estimator sees NaN (where it allows it, else the training mean)
+    and presence bits. All are trained with modality dropout, so what is learned for absence is
+    learned even when the training table is complete.
 
     Parameters
     ----------

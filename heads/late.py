@@ -20,16 +20,17 @@ __all__ = ["LateFusion"]
 class LateFusion(BaseHead):
     """One model per modality, each calibrated, fused by learned log-linear weights.
 
-    Every modality's model is trained on the rows that have it. Its out-of-fold scores are calibrated
-    by one temperature, and the pool (see `mmfuse.heads.pool`) learns from them how much each
-    modality counts and how independent the modalities are. In a row, the weights are renormalised
-    over what is present: a row with one modality gets exactly that modality's calibrated answer, a
-    row with none gets the training prior.
+    Every modality's model is trained on the rows that have it. Its out-of-fold scores are
+    calibrated by one temperature, and the pool (see `mmfuse.heads.pool`) learns from them how much
+    each modality counts and how independent the modalities are. In a row, the weights are
+    renormalised over what is present: a row with one modality gets exactly that modality's
+    calibrated answer, a row with none gets the training prior.
 
     Parameters
     ----------
     base : {"linear", "mlp"}, scikit-learn estimator or head, default="linear"
-        The model of each modality; a string or estimator means ``EarlyFusion(base)`` over one block.
+        The model of each modality; a string or estimator means ``EarlyFusion(base)`` over one
+        block.
     C : float or "cv", default="cv"
         For ``base="linear"``: inverse regularisation strength of every modality's model.
     calibrate : {"temperature", None}, default="temperature"
@@ -40,10 +41,11 @@ class LateFusion(BaseHead):
 
     Notes
     -----
-    The idea of calibrating each modality before fusing them on the decision level follows "Tri-Modal
-    Severity Fused Diagnosis across Depression and PTSD" (arXiv 2510.20239). Its published code
-    concatenates features and calibrates nothing; the calibration and the pool here are ours: log-linear
-    pooling with the class prior counted once, and one exponent for redundancy between modalities.
+    The idea of calibrating each modality before fusing them on the decision level follows
+    "Tri-Modal Severity Fused Diagnosis across Depression and PTSD" (arXiv 2510.20239). Its
+    published code concatenates features and calibrates nothing; the calibration and the pool here
+    are ours: log-linear pooling with the class prior counted once, and one exponent for redundancy
+    between modalities.
 
     Examples
     --------
@@ -116,9 +118,7 @@ class LateFusion(BaseHead):
         oof = self._cross_fit(raw, data) if data.need_oof else None
         return FitResult(module.eval(), oof, history)
 
-    def _fit_fusion(
-        self, module: LateModule, raw: Tensor, data: FitData, rows: Tensor
-    ) -> None:
+    def _fit_fusion(self, module: LateModule, raw: Tensor, data: FitData, rows: Tensor) -> None:
         """Temperatures and pool of ``module`` from the out-of-fold scores of ``rows``."""
         seen = torch.isfinite(raw).all(dim=2) & data.presence & rows[:, None]
         if self.calibrate is not None and data.task == "classification":

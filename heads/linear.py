@@ -15,7 +15,7 @@ __all__ = ["LinearModule", "check_strength", "fit_linear"]
 _DECADES = np.arange(-3.0, 5.0)  # strengths tried, in powers of ten over the total width
 _FACTORS = (0.03, 0.2, 5.0, 30.0)  # then tried per modality, around the common one
 _EXACT_UP_TO = 100_000  # rows times parameters; so small a problem is solved to rounding
-_MAX_SCORES = 20_000_000  # numbers held at once by one batch of problems
+_CV_TOL = 1e-4
 
 
 class LinearModule(FusionModule):
@@ -121,47 +121,43 @@ class _LinearFit:
         """Strength per modality with the lowest out-of-fold loss."""
         width, n_blocks = sum(self.data.dims.values()), len(self.data.blocks)
         common = torch.tensor(10.0**_DECADES / width)
-        losses = self._held_out_losses(common[:, None].expand(-1, n_blocks))
-        best = int(torch.argmin(losses))
-        strength, lowest = common[best].repeat(n_blocks), losses[best]
-        tried = list(zip(common.tolist(), losses.tolist(), strict=True))
+        strength, lowest, losses = self._best_of(common[:, None].expand(-1, n_blocks))
+        tried = list(zip(common.tolist(), losses, strict=True))
         for m in range(n_blocks if n_blocks > 1 else 0):
             options = strength.repeat(len(_FACTORS), 1)
             options[:, m] *= torch.tensor(_FACTORS, dtype=options.dtype)
-            losses = self._held_out_losses(options)
-            best = int(torch.argmin(losses))
-            if losses[best] < lowest:
-                strength, lowest = options[best], losses[best]
+            best, loss, _ = self._best_of(options, unless_above=lowest)
+            if loss < lowest:
+                strength, lowest = best, loss
         return strength, tried
 
-    def _held_out_losses(self, strengths: Tensor) -> Tensor:
-        """Mean held-out loss of every row of ``strengths`` (S, M)."""
-        folds = self.fold_weight.shape[1]
-        size = len(self.weight) * folds * self.data.n_outputs
-        chunk = max(1, _MAX_SCORES // size)
-        losses = []
-        for options in strengths.split(chunk):
-            theta = self._solve_folds(options)
-            rows = self.problems.pattern_loss(theta).view(-1, len(options), folds)
-            held = self.held * self.weight[:, None]
-            losses.append((rows * held[:, None, :]).sum((0, 2)) / held.sum())
-        return torch.cat(losses).cpu()
+    def _best_of(
+        self, strengths: Tensor, unless_above: float = np.inf
+    ) -> tuple[Tensor, float, list[float]]:
+        """The row of ``strengths`` (S, M) with the lowest held-out loss, and all losses.
 
-    def _solve_folds(self, options: Tensor) -> Tensor:
-        """Solve strengths x folds problems, starting from the last ones solved."""
-        folds = self.fold_weight.shape[1]
-        weight = self.fold_weight.repeat(1, len(options))
-        strength = options.to(self.weight.device).repeat_interleave(folds, dim=0)
-        start = None if self._warm is None else self._warm.repeat(len(options), 1)
-        theta, _, _ = self.problems.solve(weight, strength, start=start, tol=1e-4)
-        self._warm = theta[-folds:]
-        return theta
+        Strengths go from weak to strong and each starts from the solution before it; the solution
+        of the best is kept as the next start, if it is below ``unless_above``.
+        """
+        held = self.held * self.weight[:, None]
+        theta, kept = self._warm, self._warm
+        losses: list[float] = []
+        for options in strengths:
+            strength = options.to(self.weight.device).expand(self.fold_weight.shape[1], -1)
+            theta, _, _ = self.problems.solve(self.fold_weight, strength, start=theta, tol=_CV_TOL)
+            loss = float((self.problems.pattern_loss(theta) * held).sum() / held.sum())
+            if loss < min([unless_above, *losses]):
+                kept = theta
+            losses.append(loss)
+        self._warm = kept
+        best = int(np.argmin(losses))
+        return strengths[best], losses[best], losses
 
     def cross_fit(self, strength: Tensor) -> tuple[np.ndarray, Tensor]:
         """Out-of-fold scores (n, K), and a start for the fit on all rows."""
         folds = self.fold_weight.shape[1]
         options = strength[None].to(self.weight.device).expand(folds, -1)
-        theta, _, _ = self.problems.solve(self.fold_weight, options, tol=self.tol)
+        theta, _, _ = self.problems.solve(self.fold_weight, options, start=self._warm, tol=self.tol)
         scores = self.problems.scores(theta)
         oof = torch.full_like(scores[:, 0], torch.nan)
         for f in range(folds):

@@ -1,6 +1,7 @@
 """Log-linear pooling: evidence of several modalities into one answer, whatever is present.
 
-For classification the evidence of modality m for class k is ``log p_m(k) - log prior(k)``. The pool is::
+For classification the evidence of modality m for class k is ``log p_m(k) - log prior(k)``. The
+pool is::
 
     log p(k) = log prior(k) + size(S) * sum_{m in S} v_m evidence_m(k) + constant
     v_m      = w_m / sum_{j in S} w_j                      (renormalised over what is present)

@@ -52,7 +52,8 @@ def check_estimator_kind(owner: str, model: Any, task: str) -> None:
     """Raise unless ``model`` is a scikit-learn estimator that fits the task."""
     if not isinstance(model, BaseEstimator) or not hasattr(model, "fit"):
         raise ValueError(
-            f"{owner}: the model must be 'linear', 'mlp' or a scikit-learn estimator; got {model!r}."
+            f"{owner}: the model must be 'linear', 'mlp' or a scikit-learn estimator; "
+            f"got {model!r}."
         )
     if task == "classification":
         if not is_classifier(model) or not hasattr(model, "predict_proba"):
@@ -70,8 +71,8 @@ def fit_wrapped(
 ) -> FitResult:
     """Fit clones of ``model`` on every fold and on all rows.
 
-    Modality dropout adds one copy of each row with at least one modality hidden. Where the estimator takes
-    sample weights, the copy weighs as much as its chance.
+    Modality dropout adds one copy of each row with at least one modality hidden. Where the
+    estimator takes sample weights, the copy weighs as much as its chance.
     """
     oof = None
     if data.folds and data.need_oof:

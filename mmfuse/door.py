@@ -126,7 +126,7 @@ def fit_encoders(
             encoder = clone(encoders[name])
             if verbose and "verbose" in encoder.get_params():
                 encoder.set_params(verbose=verbose)
-            fitted[name] = encoder.fit(table[name])
+            fitted[name] = encoder.fit(table[states == Presence.PRESENT][name])
     return fitted
 
 
@@ -164,7 +164,7 @@ def encode_table(
         found = {name: (table[name], table.presence[:, j]) for j, name in enumerate(names)}
     else:
         found = {
-            name: _encode_column(name, table[name], table.presence[:, j], encoders)
+            name: _encode_column(name, table, encoders, (dims or {}).get(name))
             for j, name in enumerate(names)
         }
     if dims is None:
@@ -194,8 +194,9 @@ def _check_weights(name: str, encoder: Any) -> None:
 
 
 def _encode_column(
-    name: str, column: Any, states: np.ndarray, encoders: Mapping[str, Any]
+    name: str, table: ModalityTable, encoders: Mapping[str, Any], width: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
+    column, states = table[name], table.presence[:, table.modalities.index(name)]
     if name in encoders:
         _check_weights(name, encoders[name])
         encoded = encoders[name].encode(column, states, name=name)
@@ -212,7 +213,7 @@ def _encode_column(
             f"Modality {name!r} has no encoder and is {kind}, as encoders={{{name!r}: ...}}."
         )
     try:
-        return stack_numeric(column, states), states
+        return stack_numeric(column, states, name=name, width=width), states
     except (TypeError, ValueError) as exc:
         raise ValueError(
             f"Modality {name!r} has no encoder, and its cells are not numeric vectors of one "

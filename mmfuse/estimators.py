@@ -287,8 +287,8 @@ class FusionClassifier(ClassifierMixin, _FusionEstimator):
         Raises
         ------
         ValueError
-            If y is missing, has NaN or one class only; if lengths differ; if a modality is absent in
-            all rows or has no encoder where it needs one.
+            If y is missing, has NaN or one class only; if lengths differ; if a modality is absent
+            in all rows or has no encoder where it needs one.
         EncodingError
             If a cell cannot be encoded; names modality, row and file.
         """

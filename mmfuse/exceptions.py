@@ -20,7 +20,7 @@ class EncodingError(ValueError):
 
 
 class WeightsNotFoundError(FileNotFoundError):
-    """Pretrained weights are not on this machine; says where they were sought and how to get them."""
+    """Pretrained weights are not on this machine; says where they were sought and the cure."""
 
 
 class SavedModelError(ValueError):

@@ -26,6 +26,8 @@ from torch import Tensor
 
 __all__ = ["LinearProblems", "LinearSolution", "rotate"]
 
+_RESCALE_AFTER = 30
+
 
 def rotate(block: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Turn a block into coordinates with a diagonal second moment.
@@ -213,21 +215,34 @@ class LinearProblems:
         double = 2.0 if self.loss == "multinomial" and self.n_outputs == 2 else 1.0
         return double / strength
 
-    def _curvature(self, weight: Tensor, strength: Tensor) -> Tensor:
-        """Diagonal estimate of the Hessian: (B, P)."""
-        k = self.n_outputs
-        bend = 1.0 if self.loss == "squared" else max(1.0 / k * (1.0 - 1.0 / k), 0.05)
+    def _curvature(self, theta: Tensor, weight: Tensor, strength: Tensor) -> Tensor:
+        """Diagonal of the Hessian at ``theta``: (B, P)."""
+        coef, token, intercept = self._split(theta)
+        pieces = self.block_scores(coef)
+        kept = [torch.zeros_like(piece) for piece in pieces]
+        gone, total = torch.zeros_like(token), torch.zeros_like(intercept)
+        for s in range(self.masks.shape[1]):
+            if self.loss == "squared":
+                bend = torch.ones_like(pieces[0])
+            else:
+                p = torch.softmax(self._pattern_scores(pieces, token, intercept, s), dim=-1)
+                bend = p * (1 - p)
+            bend *= (weight * self.mask_weight[s])[..., None]
+            total += bend.sum(0)
+            for m in range(len(pieces)):
+                mask = self.masks[:, s, m, None, None]
+                kept[m] += torch.where(mask, bend, 0.0)
+                gone[:, m] += torch.where(mask, 0.0, bend).sum(0)
         penalty = self._penalty(strength)
         parts = []
         for m, block in enumerate(self.blocks):
-            used = (self.masks[..., m] * self.mask_weight).sum(1)
-            moment = (weight * used[:, None]).T @ block.square()  # (B, r)
-            parts.append((bend * moment + penalty[:, m, None]).repeat_interleave(k, dim=1))
-            gone = ((~self.masks[..., m]) * self.mask_weight).sum(1)
-            parts.append((bend * (weight.T @ gone) + penalty[:, m])[:, None].expand(-1, k))
-        coef, token = parts[0::2], parts[1::2]
-        intercept = (bend * weight.sum(0) + 1e-12)[:, None].expand(-1, k)
-        return torch.cat([*coef, *token, intercept], dim=1)
+            b, r, k = coef[m].shape
+            moment = block.square().T @ kept[m].reshape(len(block), b * k)
+            diagonal = moment.view(r, b, k).permute(1, 0, 2) + penalty[:, m, None, None]
+            parts.append(diagonal.reshape(b, -1))
+        floor = 1e-6 * weight.sum(0)[:, None] + 1e-12  # the intercept has no penalty
+        parts += [(gone + penalty[:, :, None]).flatten(1), total + floor]
+        return torch.cat(parts, dim=1)
 
     # -- solving ----------------------------------------------------------------------------
 
@@ -259,26 +274,45 @@ class LinearProblems:
         n_iter : int
         """
         weight, strength = weight.to(self.dtype), strength.to(self.dtype)
-        theta = torch.zeros(
+        zero = torch.zeros(
             strength.shape[0], self.n_parameters, dtype=self.dtype, device=weight.device
         )
-        scale = self._curvature(weight, strength).rsqrt()
-        reference = (self.objective(theta, weight, strength)[1] * scale).norm(dim=1)
-        if start is not None:
-            theta = start.clone()
-
-        def function(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            value, gradient = self.objective(z * scale[rows], weight[:, rows], strength[rows])
-            return value, gradient * scale[rows]
-
-        z, converged, n_iter = _lbfgs(function, theta / scale, reference * tol, max_iter)
-        return z * scale, converged, n_iter
+        scale = self._curvature(zero, weight, strength).rsqrt()
+        reference = (self.objective(zero, weight, strength)[1] * scale).norm(dim=1)
+        theta = zero if start is None else start.clone()
+        converged = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
+        live, n_iter = torch.arange(len(theta), device=theta.device), 0
+        while len(live) and n_iter < max_iter:
+            # the curvature changes on the way: rescale now and then, with what is not yet solved
+            w, c = weight[:, live], strength[live]
+            scale = self._curvature(theta[live], w, c).rsqrt()
+            function = _rescaled(self.objective, scale, w, c)
+            z, done, steps = _lbfgs(
+                function, theta[live] / scale, reference[live] * tol, _RESCALE_AFTER
+            )
+            theta[live] = z * scale
+            n_iter += steps
+            converged[live] = done
+            live = live[~done]
+        return theta, converged, n_iter
 
     def solution(self, theta: Tensor, converged: Tensor, n_iter: int) -> LinearSolution:
         """Coefficients in the coordinates of the original blocks."""
         coef, token, intercept = self._split(theta)
         coef = [basis @ w for basis, w in zip(self.bases, coef, strict=True)]
+        if self.loss == "multinomial":  # no penalty fixes the sum of the intercepts
+            intercept = intercept - intercept.mean(dim=1, keepdim=True)
         return LinearSolution(coef, token, intercept, n_iter, converged)
+
+
+def _rescaled(objective, scale: Tensor, weight: Tensor, strength: Tensor):
+    """The objective in coordinates ``z = theta / scale``, on some of the problems."""
+
+    def function(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = objective(z * scale[rows], weight[:, rows], strength[rows])
+        return value, gradient * scale[rows]
+
+    return function
 
 
 def _lbfgs(function, z: Tensor, threshold: Tensor, max_iter: int, memory: int = 12):

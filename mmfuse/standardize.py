@@ -11,8 +11,8 @@ __all__ = ["Standardizer"]
 class Standardizer(nn.Module):
     """Zero mean and unit variance per feature; a missing value becomes the mean, which is zero.
 
-    Statistics are weighted, and come from the present cells and observed values alone. Rows where the
-    block is absent come out as zeros, which no head reads: heads look at presence.
+    Statistics are weighted, and come from the present cells and observed values alone. Rows where
+    the block is absent come out as zeros, which no head reads: heads look at presence.
 
     Parameters
     ----------
