@@ -32,6 +32,8 @@ class Backbone(nn.Module):
     pooling : {"auto", "avg", "max", "avgmax", "logits"}
     """
 
+    model: Any
+
     def __init__(self, model: nn.Module, pooling: str) -> None:
         super().__init__()
         self.model = model

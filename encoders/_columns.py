@@ -16,7 +16,7 @@ __all__ = ["as_cells", "check_column", "merge_states"]
 _ROWS_AT_ONCE = 4096
 
 
-def as_cells(column: Any, *, caller: str) -> tuple[Sequence[Any], np.ndarray]:
+def as_cells(column: Any, *, caller: str) -> tuple[Sequence[Any] | np.ndarray, np.ndarray]:
     """Return the cells of a column and their states.
 
     Parameters

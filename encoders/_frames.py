@@ -158,40 +158,38 @@ def _plain(value: Any) -> Any:
 def _from_cells(column: Any) -> tuple[pd.DataFrame, np.ndarray]:
     if isinstance(column, np.ndarray) and column.dtype != object:
         frame = pd.DataFrame({"0": column})
-        return frame, np.where(_missing(frame["0"]), Presence.ABSENT, Presence.PRESENT).astype(
-            np.int8
-        )
+        gone = _missing(frame["0"])
+        return frame, np.where(gone, Presence.ABSENT, Presence.PRESENT).astype(np.int8)
     cells = [to_numpy(cell) if is_tensor(cell) else cell for cell in column]
     states = np.fromiter(map(state_of, cells), np.int8, len(cells))
-    present = [cell for cell, state in zip(cells, states, strict=True) if state == Presence.PRESENT]
-    if present and isinstance(present[0], Mapping):
-        blank: Any = {}
-        kinds: tuple[type, ...] = (Mapping,)
-    elif present and isinstance(present[0], (np.ndarray, list, tuple)):
-        blank, kinds = [None] * len(present[0]), (np.ndarray, list, tuple)
-    else:
-        blank, kinds = None, (str, *NUMBERS)
-    for row, (cell, state) in enumerate(zip(cells, states, strict=True)):
-        if state == Presence.PRESENT:
-            _check_cell(row, cell, kinds, blank)
-    held = [c if s == Presence.PRESENT else blank for c, s in zip(cells, states, strict=True)]
-    if kinds[0] is Mapping:
-        frame = pd.DataFrame([{str(k): v for k, v in cell.items()} for cell in held])
-    elif kinds[0] is np.ndarray:
-        frame = pd.DataFrame([list(cell) for cell in held]).rename(columns=str)
-    else:
-        frame = pd.DataFrame({"0": pd.Series(held, dtype=object)})
-    return frame, states
+    present = states == Presence.PRESENT
+    first = cells[int(present.argmax())] if present.any() else None
+    if isinstance(first, Mapping):
+        records = _filled(cells, present, {}, (Mapping,))
+        named = [{str(name): value for name, value in record.items()} for record in records]
+        return pd.DataFrame(named), states
+    if isinstance(first, (np.ndarray, list, tuple)):
+        vectors = _filled(cells, present, [None] * len(first), (np.ndarray, list, tuple))
+        for row, vector in enumerate(vectors):
+            if len(vector) != len(first):
+                raise SampleError(
+                    f"NumericEncoder: row {row} has {len(vector)} values, the first present row "
+                    f"{len(first)}."
+                )
+        return pd.DataFrame([list(vector) for vector in vectors]).rename(columns=str), states
+    scalars = _filled(cells, present, None, (str, *NUMBERS))
+    return pd.DataFrame({"0": pd.Series(scalars, dtype=object)}), states
 
 
-def _check_cell(row: int, cell: Any, kinds: tuple[type, ...], blank: Any) -> None:
-    """Raise where one cell is of another kind than the first."""
-    if not isinstance(cell, kinds):
-        raise SampleError(
-            f"NumericEncoder: row {row} is a {type(cell).__name__}, but the first present row "
-            "is of another kind; all must be dicts, vectors or scalars."
-        )
-    if isinstance(blank, list) and len(cell) != len(blank):
-        raise SampleError(
-            f"NumericEncoder: row {row} has {len(cell)} values, the first present row {len(blank)}."
-        )
+def _filled(
+    cells: list[Any], present: np.ndarray, blank: Any, kinds: tuple[type, ...]
+) -> list[Any]:
+    """Put `blank` where nothing is present; raise where a cell is of another kind."""
+    filled = [cell if here else blank for cell, here in zip(cells, present, strict=True)]
+    for row in np.flatnonzero(present).tolist():
+        if not isinstance(filled[row], kinds):
+            raise SampleError(
+                f"NumericEncoder: row {row} is a {type(filled[row]).__name__}, but the first "
+                "present row is of another kind; all must be dicts, vectors or scalars."
+            )
+    return filled

@@ -47,12 +47,12 @@ def clear_modules() -> None:
 
 def state_hash(module: nn.Module) -> str:
     """Return a SHA-256 over the names and values of a module's tensors; computed once."""
-    known = getattr(module, "_mmfuse_state_hash", None)
+    known = module.__dict__.get("_mmfuse_state_hash")
     if known is None:
         digest = hashlib.sha256()
         for name, tensor in module.state_dict().items():
             values = tensor.detach().cpu().contiguous()
             digest.update(f"{name}\0{values.dtype}\0{tuple(values.shape)}\0".encode())
             digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
-        known = module._mmfuse_state_hash = digest.hexdigest()
-    return known
+        known = module.__dict__["_mmfuse_state_hash"] = digest.hexdigest()
+    return str(known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +60,7 @@ class _Job:
 
 
 def encode_cells(
-    encoder: BaseEncoder, cells: Sequence[Any], states: np.ndarray, name: str
+    encoder: BaseEncoder, cells: Sequence[Any] | np.ndarray, states: np.ndarray, name: str
 ) -> Encoded:
     """Encode the cells that are PRESENT; `states` is not changed."""
     run = _Run(encoder, cells, states.copy(), name)
@@ -76,7 +76,11 @@ class _Run:
     """One call of `encode`."""
 
     def __init__(
-        self, encoder: BaseEncoder, cells: Sequence[Any], states: np.ndarray, name: str
+        self,
+        encoder: BaseEncoder,
+        cells: Sequence[Any] | np.ndarray,
+        states: np.ndarray,
+        name: str,
     ) -> None:
         self.encoder, self.cells, self.states, self.name = encoder, cells, states, name
         self.values = np.full((len(cells), encoder.n_features_out_), np.nan, dtype=np.float32)
@@ -157,7 +161,7 @@ class _Run:
         batch = self.encoder.batch_size
         return batch if self.encoder._length(job.item) is None else _WINDOW_BATCHES * batch
 
-    def _decoded(self, jobs: list[_Job]) -> Iterator[_Job]:
+    def _decoded(self, jobs: list[_Job]) -> Generator[_Job, None, None]:
         """Yield jobs with their decoded sample; settle those that have none."""
         encoder = self.encoder
 
@@ -167,7 +171,8 @@ class _Run:
         ahead = min(encoder.batch_size, 16) + encoder.n_jobs
         outcomes = ordered_map(decode, jobs, n_jobs=encoder.n_jobs, ahead=ahead)
         with closing(outcomes):
-            for job, job.item, error in outcomes:
+            for job, item, error in outcomes:
+                job.item = item
                 if error is not None:
                     self._fail(job.rows, error)
                 elif job.item is None:

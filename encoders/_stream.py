@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ B = TypeVar("B")
 
 def ordered_map(
     function: Callable[[A], B], items: Iterable[A], *, n_jobs: int, ahead: int
-) -> Iterator[B]:
+) -> Generator[B, None, None]:
     """Yield ``function(item)`` in the order of `items`, computed by `n_jobs` threads.
 
     At most `ahead` results wait to be taken. One job means the calling thread.

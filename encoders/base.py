@@ -249,7 +249,7 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
             **self._module_identity(),
             "weights": self.weights_hash(),
             "mmfuse": __version__,
-            "libraries": {name: metadata.version(name) for name in self.libraries},
+            "libraries": {name: _version(name) for name in self.libraries},
         }
 
     def get_state(self) -> dict[str, Any]:
@@ -273,6 +273,13 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
 
 def _class_name(encoder: BaseEncoder) -> str:
     return f"{type(encoder).__module__}.{type(encoder).__qualname__}"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:  # not needed for every kind of sample
+        return None
 
 
 def _plain(encoder: BaseEncoder, params: dict[str, Any]) -> dict[str, Any]:

@@ -119,10 +119,10 @@ class ImageEncoder(BaseEncoder):
 
     def weights_hash(self) -> str:
         """Return the SHA-256 of the weight file, or of the tensors where there is no one file."""
-        if isinstance(self.weights, Path) or self.weights not in ("auto", None):
-            return packaged.file_hash(self.weights)
         if self.weights == "auto" and packaged.find(self.backbone) is not None:
             return packaged.file_hash(packaged.checked(self.backbone))
+        if self.weights is not None and self.weights != "auto":
+            return packaged.file_hash(self.weights)
         return state_hash(self.module())
 
     def _size(self) -> tuple[int, int] | None:
@@ -177,6 +177,7 @@ class ImageEncoder(BaseEncoder):
         return params
 
     def _module_identity(self) -> dict[str, Any]:
-        file = self.weights not in ("auto", None)
-        weights = packaged.file_hash(self.weights) if file else self.weights
+        weights = self.weights
+        if weights is not None and weights != "auto":
+            weights = packaged.file_hash(weights)
         return {**super()._module_identity(), "weights": [weights, self.random_state]}

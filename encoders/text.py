@@ -170,7 +170,7 @@ class SentenceEncoder(BaseEncoder):
         name = self._packaged()
         if name is not None:
             return packaged.CARDS[name].width
-        model = self.module().model
+        model: Any = self.module().model
         ask = getattr(model, "get_embedding_dimension", None)  # renamed in sentence-transformers 5
         return int(ask() if ask else model.get_sentence_embedding_dimension())
 
@@ -196,6 +196,8 @@ class SentenceEncoder(BaseEncoder):
 
 class _SentenceModule(nn.Module):
     """The model and the mean over the sentences of a cell."""
+
+    model: Any
 
     def __init__(self, model: Any, unit_length: bool) -> None:
         super().__init__()
