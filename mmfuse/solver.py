@@ -26,7 +26,7 @@ from torch import Tensor
 
 __all__ = ["LinearProblems", "LinearSolution", "rotate"]
 
-_RESCALE_AFTER = 30
+_RESCALE_AFTER = 25  # steps before the first rescaling; the span doubles, for memory is lost
 
 
 def rotate(block: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,7 +253,7 @@ class LinearProblems:
         *,
         start: Tensor | None = None,
         tol: float = 1e-12,
-        max_iter: int = 1000,
+        max_iter: int = 2000,
     ) -> tuple[Tensor, Tensor, int]:
         """Solve B problems.
 
@@ -282,14 +282,14 @@ class LinearProblems:
         theta = zero if start is None else start.clone()
         converged = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
         live, n_iter = torch.arange(len(theta), device=theta.device), 0
+        span = _RESCALE_AFTER
         while len(live) and n_iter < max_iter:
             # the curvature changes on the way: rescale now and then, with what is not yet solved
             w, c = weight[:, live], strength[live]
             scale = self._curvature(theta[live], w, c).rsqrt()
             function = _rescaled(self.objective, scale, w, c)
-            z, done, steps = _lbfgs(
-                function, theta[live] / scale, reference[live] * tol, _RESCALE_AFTER
-            )
+            z, done, steps = _lbfgs(function, theta[live] / scale, reference[live] * tol, span)
+            span *= 2
             theta[live] = z * scale
             n_iter += steps
             converged[live] = done

@@ -51,7 +51,7 @@ def make_folds(
             raise ValueError(f"cv must be at least 2, a splitter, or a list of splits; got {cv!r}.")
         return _default_folds(int(cv), y, groups, classification, seed)
     splitter: Iterable
-    if hasattr(cv, "split"):
+    if hasattr(cv, "split") and not isinstance(cv, str):
         splitter = cv.split(np.zeros(len(y)), y, groups)
     elif isinstance(cv, Iterable) and not isinstance(cv, (str, bytes)):
         splitter = cv
