@@ -84,7 +84,7 @@ class LogMelEncoder(BaseEncoder):
 
     modality: ClassVar[str] = "audio"
     libraries: ClassVar[tuple[str, ...]] = ("soundfile", "scipy")
-    batch_room: ClassVar[int | None] = 1 << 22  # samples; the spectra then stay near 100 MB
+    batch_room: ClassVar[int | None] = 1 << 19  # samples; larger batches are slower on a CPU
 
     def __init__(
         self,
