@@ -102,7 +102,7 @@ def _write(model: Any, folder: Path) -> None:
     }
     (folder / _CONFIG).write_bytes(_dump(config))
     hashes = {p.name: _sha256(p) for p in sorted(folder.iterdir())}
-    (folder / _MANIFEST).write_bytes(_dump({"format": FORMAT, "sha256": hashes}))
+    (folder / _MANIFEST).write_bytes(_dump(_manifest(hashes)))
 
 
 def _plain(value: Any) -> Any:
@@ -233,7 +233,7 @@ def _verified_config(folder: Path) -> dict:
     try:
         manifest = json.loads(raw)
         hashes = manifest["sha256"]
-        intact = _dump(manifest) == raw and isinstance(hashes, dict)
+        intact = raw == _dump(_manifest(hashes) | {"format": manifest["format"]})
     except (ValueError, KeyError, TypeError):
         intact = False
     if not intact:
@@ -252,6 +252,12 @@ def _verified_config(folder: Path) -> dict:
     if not {_CONFIG, _TENSORS} <= set(hashes):
         raise SavedModelError(f"{path} does not list {_CONFIG} and {_TENSORS}.")
     return json.loads((folder / _CONFIG).read_bytes())
+
+
+def _manifest(hashes: dict[str, str]) -> dict:
+    """Hashes of the files, and a hash of the hashes so that damage to the list itself shows."""
+    own = hashlib.sha256(_dump(hashes)).hexdigest()
+    return {"format": FORMAT, "sha256": hashes, "sha256_of_list": own}
 
 
 def _dump(value: Any) -> bytes:
