@@ -206,7 +206,8 @@ class _SentenceModule(nn.Module):
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         parts = [self.model(dict(part))["sentence_embedding"] for part in batch["chunks"]]
-        vectors = self._scaled(torch.cat(parts))  # (n_sentences, n_features)
+        width = getattr(self.model, "truncate_dim", None)
+        vectors = self._scaled(torch.cat(parts)[:, :width])  # (n_sentences, n_features)
         owner = batch["owner"]
         total = vectors.new_zeros((batch["n"], vectors.shape[1])).index_add(0, owner, vectors)
         return self._scaled(total / torch.bincount(owner, minlength=batch["n"])[:, None])

@@ -19,6 +19,8 @@ from sklearn.exceptions import NotFittedError
 import mmfuse.encoders
 from mmfuse import Presence
 from mmfuse.encoders import BaseEncoder, Encoded
+from mmfuse.encoders._modules import clear_modules
+from mmfuse.encoders._stream import batches, ordered_map, windows
 from mmfuse.exceptions import EncodingError
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -185,8 +187,6 @@ def test_state_round_trip(case):
 
 
 def test_the_callers_random_numbers_are_untouched(case):
-    from mmfuse.encoders._modules import clear_modules
-
     clear_modules()  # loading counts too
     torch.manual_seed(3)
     np.random.seed(3)
@@ -260,8 +260,6 @@ def test_the_module_is_loaded_once(case, monkeypatch):
     monkeypatch.setattr(
         kind, "_build_module", lambda self: built.append(1) or torch.nn.Identity(), raising=False
     )
-    from mmfuse.encoders._modules import clear_modules
-
     clear_modules()
     for _ in range(3):
         fitted(case).module()
@@ -373,6 +371,49 @@ def test_an_unknown_kind_of_sample_is_encoded_each_time(toy):
     for _ in range(2):
         np.testing.assert_array_equal(toy.transform([Odd(), [1.0, 2.0]]), [[10, 12], [2, 4]])
     assert Doubler.calls == [5, 1, 5]
+
+
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_the_samples_in_memory_do_not_grow_with_the_column(toy, n_jobs):
+    waiting, most = [0], [0]
+
+    class Counting(Doubler):
+        def preprocess(self, sample):
+            waiting[0] += 1
+            most[0] = max(most[0], waiting[0])
+            return super().preprocess(sample)
+
+        def collate(self, items):
+            waiting[0] -= len(items)
+            return super().collate(items)
+
+    encoder = Counting(cache=False, batch_size=2, n_jobs=n_jobs, device="cpu").fit([])
+    block = np.arange(400.0).reshape(200, 2) + 20
+    np.testing.assert_array_equal(encoder.transform(block), 2 * block)
+    assert most[0] <= 2 + 2 + 2 * n_jobs + 1
+
+
+def test_windows_and_batches():
+    lengths = [3, 9, 1, 7, 5, 2, 8]
+    cut = list(windows(lengths, count=lambda first: 4, size=lambda item: 1, room=100))
+    assert cut == [[3, 9, 1, 7], [5, 2, 8]]
+    assert [len(w) for w in windows(lengths, count=lambda f: 9, size=lambda i: i, room=12)] == [
+        2,
+        3,
+        2,
+    ]
+    by_length = {"length": lambda item: item, "most": 3, "room": None}
+    assert list(batches(lengths, **by_length)) == [[9, 8, 7], [5, 3, 2], [1]]
+    assert list(batches(lengths, **{**by_length, "room": 16})) == [[9], [8, 7], [5, 3, 2], [1]]
+    assert list(batches([4, 5], length=lambda item: None, most=1, room=1)) == [[4], [5]]
+
+
+def test_threads_keep_order_and_errors():
+    assert list(ordered_map(lambda i: i * i, range(50), n_jobs=4, ahead=3)) == [
+        i * i for i in range(50)
+    ]
+    with pytest.raises(ZeroDivisionError):
+        list(ordered_map(lambda i: 1 // i, [2, 1, 0], n_jobs=2, ahead=2))
 
 
 def test_a_parameter_that_json_cannot_hold(tmp_path):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mmfuse import Presence, weights
 from mmfuse.encoders import ImageEncoder
+from mmfuse.encoders._modules import clear_modules
 from mmfuse.encoders._pictures import read_picture
 from mmfuse.exceptions import EncodingError, SampleError, WeightsNotFoundError
 
@@ -246,6 +247,25 @@ def test_weights_that_are_not_here():
     encoder = ImageEncoder("resnet10t", cache=False).fit([RGB])
     with pytest.raises(WeightsNotFoundError, match="'resnet10t' were sought in .*create_model"):
         encoder.transform([RGB])
+
+
+def test_weights_that_timm_finds(monkeypatch):
+    import timm
+
+    create, asked = timm.create_model, []
+
+    def pretend(name, pretrained=False, **options):
+        asked.append(pretrained)
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", pretend)
+    encoder = ImageEncoder("resnet14t", image_size=64, device="cpu").fit([RGB])
+    values = encoder.transform([RGB])
+    assert any(asked) and values.shape == (1, encoder.n_features_out_)
+    assert len(encoder.weights_hash()) == 64
+    clear_modules()
 
 
 def test_packaged_weights_are_checked(monkeypatch, tmp_path):
