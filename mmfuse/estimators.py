@@ -3,193 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
 
-from mmfuse._params import EncoderParamsMixin
-from mmfuse._random import spawn_seed
-from mmfuse.blocks import Blocks
+from mmfuse._estimator import FusionEstimator
 from mmfuse.calibration import make_calibrator
-from mmfuse.door import as_table, encode_table, fit_encoders, matrix_blocks
-from mmfuse.splits import make_folds
 from mmfuse.targets import check_class_target, check_groups, check_value_target, check_weight
 
 __all__ = ["FusionClassifier", "FusionRegressor"]
 
-_DOUBLE_UP_TO = 4_000_000  # training features kept in float64: repeated rows then equal weights
-_PREDICT_ROWS = 16_384  # rows on the device at once while predicting
 
-
-class _FusionEstimator(EncoderParamsMixin, BaseEstimator):
-    """What the classifier and the regressor share: the door, the head, saving."""
-
-    _task: str
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True  # a row of NaN is an absent modality
-        return tags
-
-    # -- the door -----------------------------------------------------------------------------
-
-    def _open(self, X: Any, *, reset: bool) -> Any:
-        """A table, or blocks, from anything; learns or checks the number of features."""
-        encoders = self.encoders or {}
-        names = tuple(encoders) if reset and encoders else getattr(self, "modalities_", None)
-        table = as_table(
-            X,
-            modalities=self.modalities,
-            has_encoders=bool(encoders),
-            names=None if reset and not encoders else names,
-            matrix_expected=not reset and self.from_matrix_,
-        )
-        if table is not None:
-            if reset:
-                self.from_matrix_ = False
-                self.n_features_in_ = table.shape[1]
-                if len(table) == 0:
-                    raise ValueError("Found array with 0 sample(s); at least 1 row is needed.")
-            return table
-        if not reset and not self.from_matrix_:
-            raise ValueError(
-                f"X is a plain matrix, and this model was fitted on the modalities "
-                f"{', '.join(self.modalities_)}; pass a ModalityTable, a DataFrame or a dict."
-            )
-        if reset and encoders:
-            raise ValueError(
-                "encoders are given, and X is a plain matrix without modality names; pass a "
-                "ModalityTable, a DataFrame or a dict of columns."
-            )
-        X = validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan")
-        if reset:
-            self.from_matrix_ = True
-        columns = getattr(self, "feature_names_in_", None)
-        return matrix_blocks(X, self.modalities, columns)
-
-    def encode(self, X: Any) -> Blocks:
-        """Encode X once; the blocks may be given to every other method in place of X.
-
-        Parameters
-        ----------
-        X : ModalityTable, DataFrame, dict, array or Blocks
-
-        Returns
-        -------
-        Blocks
-            In the order of ``modalities_``; modalities that X lacks are ABSENT.
-        """
-        check_is_fitted(self, "head_")
-        return encode_table(self._open(X, reset=False), self.encoders_, self.block_dims_)
-
-    # -- fitting ------------------------------------------------------------------------------
-
-    def _fit_head(
-        self,
-        table: Any,
-        target: np.ndarray,
-        weight: np.ndarray,
-        groups: np.ndarray | None,
-        n_outputs: int,
-    ) -> np.ndarray | None:
-        """Encode, standardise and train; returns out-of-fold scores."""
-        import torch
-
-        from mmfuse._device import resolve_device
-        from mmfuse.heads import BaseHead, FitData, LateFusion
-        from mmfuse.standardize import Standardizer
-
-        seed = spawn_seed(self.random_state)
-        classification = self._task == "classification"
-        folds = make_folds(self.cv, target, groups, classification=classification, seed=seed)
-        blocks = self._encode_training(table)
-        head = LateFusion() if self.head is None else self.head
-        if not isinstance(head, BaseHead):
-            raise ValueError(
-                f"{type(self).__name__}: head must be a head from mmfuse.heads; got {head!r}."
-            )
-        head.check_parameters(blocks.dims, self._task)
-        self.device_ = resolve_device(self.device)
-        self.block_dims_, self.modalities_ = blocks.dims, blocks.names
-        tensors = self._tensors(blocks)
-        weights = torch.as_tensor(weight, device=self.device_)
-        self.scaler_ = Standardizer(blocks.dims).to(self.device_).fit(tensors, weights)
-        small = len(blocks) * sum(blocks.dims.values()) <= _DOUBLE_UP_TO
-        dtype = torch.float64 if small else torch.float32
-        result = head.fit_module(
-            FitData(
-                self.scaler_(tensors, dtype),
-                torch.as_tensor(blocks.present, device=self.device_),
-                torch.as_tensor(target, device=self.device_),
-                weights,
-                folds,
-                n_outputs,
-                self._task,
-                seed,
-                self.verbose,
-                need_oof=self.calibration is not None,
-            )
-        )
-        self.fusion_head_ = clone(head)  # what was fitted, whatever set_params does later
-        self.head_ = result.module
-        self.history_ = {"head": type(head).__name__, **result.history}
-        return result.oof_scores
-
-    def _encode_training(self, table: Any) -> Blocks:
-        if isinstance(table, Blocks):
-            self.encoders_ = {}
-            table = table.to_table()
-            fit_encoders(table, None, 0)  # says which modality is absent in all rows
-        else:
-            self.encoders_ = fit_encoders(table, self.encoders, self.verbose)
-        blocks = encode_table(table, self.encoders_, None)
-        fit_encoders(blocks.to_table(), None, 0)  # encoding may have failed in all rows
-        return blocks
-
-    def _tensors(self, blocks: Blocks) -> dict[str, Any]:
-        import torch
-
-        # tensors share memory with the block, which is read-only: they are never written to
-        return {name: torch.tensor(blocks[name], device=self.device_) for name in self.block_dims_}
-
-    def _output(self, X: Any) -> tuple[Blocks, np.ndarray]:
-        """Blocks and raw scores (n, n_outputs), float64."""
-        import torch
-
-        blocks = self.encode(X)
-        parts = [np.empty((0, self.head_.n_outputs))]
-        with torch.inference_mode():
-            for start in range(0, len(blocks), _PREDICT_ROWS):
-                part = blocks[start : start + _PREDICT_ROWS]
-                present = torch.as_tensor(part.present, device=self.device_)
-                output = self.head_(self.scaler_(self._tensors(part)), present)
-                parts.append(output.scores.double().cpu().numpy())
-        return blocks, np.concatenate(parts)
-
-    # -- saving ------------------------------------------------------------------------------
-
-    def save(self, folder: str | Path) -> Path:
-        """Save the fitted model as a folder: safetensors and JSON, nothing pickled.
-
-        Parameters
-        ----------
-        folder : path
-            Made if need be; a folder that holds something else than a saved model is refused.
-
-        See Also
-        --------
-        mmfuse.load : Load it again.
-        """
-        from mmfuse.saving import save
-
-        return save(self, folder)
-
-
-class FusionClassifier(ClassifierMixin, _FusionEstimator):
+class FusionClassifier(ClassifierMixin, FusionEstimator):
     """Classify samples from several modalities, any of which may be missing in any row.
 
     Parameters
@@ -348,7 +176,7 @@ class FusionClassifier(ClassifierMixin, _FusionEstimator):
         return self.classes_[np.argmax(scores, axis=1)]
 
 
-class FusionRegressor(RegressorMixin, _FusionEstimator):
+class FusionRegressor(RegressorMixin, FusionEstimator):
     """Predict values from several modalities, any of which may be missing in any row.
 
     Parameters

@@ -78,7 +78,9 @@ def test_folds_never_split_a_group() -> None:
 def test_given_folds_that_split_a_group_are_refused() -> None:
     y, groups = np.arange(10) % 2, np.repeat([0, 1], 5)
     with pytest.raises(ValueError, match=r"puts groups \[0, 1\] on both sides"):
-        make_folds([(np.arange(0, 10, 2), np.arange(1, 10, 2))], y, groups, classification=True, seed=0)
+        make_folds(
+            [(np.arange(0, 10, 2), np.arange(1, 10, 2))], y, groups, classification=True, seed=0
+        )
 
 
 def test_one_group_cannot_be_split() -> None:

@@ -21,11 +21,11 @@ from sklearn.model_selection import (
     learning_curve,
 )
 from sklearn.pipeline import Pipeline
-from tests.samples import digit_halves, two_views
 
 from mmfuse import Blocks, FusionClassifier, FusionRegressor, ModalityEncoder, ModalityTable
 from mmfuse.encoders import NumericEncoder
 from mmfuse.heads import EarlyFusion, LateFusion
+from tests.samples import digit_halves, two_views
 
 QUICK = FusionClassifier(LateFusion(C=1.0), random_state=0)
 

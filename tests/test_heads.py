@@ -10,14 +10,14 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
-from tests.head_list import heads_for
-from tests.samples import digit_halves, two_views
 
 from mmfuse import FusionClassifier, FusionRegressor
 from mmfuse import heads as heads_package
 from mmfuse.heads import BaseHead, EarlyFusion, LateFusion
 from mmfuse.heads.pool import GaussianPool, LogPool, PoolData, fit_pool
 from mmfuse.patterns import draw_presence, dropout_masks
+from tests.head_list import heads_for
+from tests.samples import digit_halves, two_views
 
 CLASSIFIERS = heads_for("classification")
 REGRESSORS = heads_for("regression")

@@ -13,14 +13,14 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import KFold
-from tests.head_list import heads_for
-from tests.samples import two_views
-from tests.test_estimators import clinic
 
 from mmfuse import FusionClassifier, FusionRegressor, ModalityTable, load, saving
 from mmfuse.encoders import LogMelEncoder, NumericEncoder
 from mmfuse.exceptions import SavedModelError
 from mmfuse.heads import EarlyFusion, LateFusion
+from tests.head_list import heads_for
+from tests.samples import two_views
+from tests.test_estimators import clinic
 
 
 @pytest.mark.parametrize("name", heads_for("classification"))
