@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from mmfuse._require import require
@@ -16,6 +17,8 @@ def main() -> None:
     except ModuleNotFoundError as exc:
         print(f"mmfuse: {exc}", file=sys.stderr)
         raise SystemExit(2) from None
+    # threads that spin while they wait make small problems ten times slower on a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from mmfuse.cli import app
 
     app(prog_name="mmfuse")
