@@ -30,7 +30,8 @@ def encoder(**params) -> SentenceEncoder:
 
 @pytest.fixture(scope="module")
 def by_hand():
-    library = pytest.importorskip("sentence_transformers")
+    import sentence_transformers as library
+
     folder = weights.find("all-MiniLM-L6-v2").parent
     return library.SentenceTransformer(str(folder), device="cpu")
 
@@ -111,8 +112,9 @@ def test_prompt(by_hand):
 @pytest.fixture(scope="module")
 def saved_model(tmp_path_factory):
     """A tiny model with random weights, a prompt of its own, and no scaling at its end."""
-    transformers = pytest.importorskip("transformers")
-    library = pytest.importorskip("sentence_transformers")
+    import sentence_transformers as library
+    import transformers
+
     home = tmp_path_factory.mktemp("tiny")
     packaged = weights.find("all-MiniLM-L6-v2").parent
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(packaged))
