@@ -19,7 +19,7 @@ def main() -> None:
         raise SystemExit(2) from None
     # threads that spin while they wait make small problems ten times slower on a busy machine
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from mmfuse.cli import app
+    from mmfuse.cli.app import app
 
     app(prog_name="mmfuse")
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mmfuse._report_panels import DARK, GREY, bare, draw_removal, draw_shares, draw_subsets
-from mmfuse._report_text import shown_subsets
 from mmfuse._require import require
 from mmfuse.metrics import expected_calibration_error, reliability_curve
+from mmfuse.report.panels import DARK, GREY, bare, draw_removal, draw_shares, draw_subsets
+from mmfuse.report.text import shown_subsets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

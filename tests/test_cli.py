@@ -13,10 +13,10 @@ from sharing import shared_cache  # noqa: F401
 from typer.testing import CliRunner
 
 from mmfuse import FusionClassifier, load
-from mmfuse._cli_manifest import Source, parse_modality
 from mmfuse._version import __version__
 from mmfuse.cache import EmbeddingCache
-from mmfuse.cli import app
+from mmfuse.cli.app import app
+from mmfuse.cli.manifest import Source, parse_modality
 
 NUMBERS = ["--modality", "first=a,b:numeric", "--modality", "second=c,d:numeric"]
 

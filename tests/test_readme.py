@@ -27,7 +27,7 @@ def _commands(text: str) -> list[list[str]]:
 def _run(words: list[str]) -> None:
     from typer.testing import CliRunner
 
-    from mmfuse.cli import app
+    from mmfuse.cli.app import app
 
     if words[0] == "make":
         makefile = (ROOT / "Makefile").read_text()

@@ -19,10 +19,10 @@ from sklearn import metrics as reference
 
 import mmfuse
 from mmfuse import Blocks, modality_report
-from mmfuse._subset_scores import RegressionTask
 from mmfuse.exceptions import ModalityNeglectWarning
 from mmfuse.metrics import expected_calibration_error
 from mmfuse.presence import Presence
+from mmfuse.report.subsets import RegressionTask
 
 pytestmark = pytest.mark.filterwarnings("ignore::mmfuse.exceptions.ModalityNeglectWarning")
 

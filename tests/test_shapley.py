@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from report_models import slow_shapley
 
-from mmfuse._shapley import shapley_values
+from mmfuse.report.shapley import shapley_values
 
 
 @pytest.mark.parametrize("n_members", [1, 2, 3, 5])

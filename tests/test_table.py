@@ -371,7 +371,7 @@ def test_copies(table, clone):
 
 def test_importing_the_table_does_not_import_torch():
     code = (
-        "import sys, mmfuse.table;"
+        "import sys, mmfuse.table.modality_table;"
         "print([m for m in ('torch', 'sklearn', 'pyarrow.parquet') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,10 +8,10 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from mmfuse._cli_cache import app as cache_app
-from mmfuse._cli_errors import one_line_errors, say
 from mmfuse._require import require
 from mmfuse._version import __version__
+from mmfuse.cli.cache import app as cache_app
+from mmfuse.cli.errors import one_line_errors, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mmfuse.table import ModalityTable
 else:
-    typer = require("typer", extra="cli", caller="mmfuse.cli")
+    typer = require("typer", extra="cli", caller="mmfuse")
 
 __all__ = ["app"]
 
@@ -107,7 +107,7 @@ def fit(
     random_state: Annotated[int, typer.Option(help="Seed.")] = 0,
 ) -> None:
     """Train a model on the files and columns of a manifest."""
-    from mmfuse import _cli_manifest as reading
+    from mmfuse.cli import manifest as reading
 
     sources = reading.parse_modalities(modality)
     frame = reading.read_manifest(manifest, id=id)
@@ -168,7 +168,7 @@ def report(
     on_error: OnErrorOption = OnError.stop,
 ) -> None:
     """Score a model on every subset of its modalities."""
-    from mmfuse import _cli_manifest as reading
+    from mmfuse.cli import manifest as reading
     from mmfuse.exceptions import ModalityNeglectWarning
     from mmfuse.report import modality_report
 
@@ -191,7 +191,7 @@ def doctor(
     model: Annotated[Path | None, typer.Argument(help="Folder of a saved model.")] = None,
 ) -> None:
     """Show what is installed, and what runs offline."""
-    from mmfuse.doctor import examine
+    from mmfuse.cli.doctor import examine
 
     found = examine(model)
     typer.echo(found.to_text())
@@ -206,7 +206,7 @@ def demo(
     rows: Annotated[int, typer.Option(help="How many rows of the data set.")] = 960,
 ) -> None:
     """Fuse spoken and handwritten digits, end to end."""
-    from mmfuse.demo import run_demo
+    from mmfuse.cli.demo import run_demo
 
     run_demo(out, rows, typer.echo)
 
@@ -259,7 +259,7 @@ def _open(
     on_error: OnError,
 ) -> tuple[Any, pd.DataFrame, ModalityTable]:
     """Load a model and read a manifest as the model reads it."""
-    from mmfuse import _cli_manifest as reading
+    from mmfuse.cli import manifest as reading
     from mmfuse.saving import load
 
     fitted = load(model)

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from mmfuse._cells import (
+from mmfuse.presence import Presence
+from mmfuse.table.cells import (
     NUMBERS,
     NUMERIC,
     is_missing,
@@ -21,7 +22,6 @@ from mmfuse._cells import (
     state_of,
     to_numpy,
 )
-from mmfuse.presence import Presence
 
 __all__ = ["Column", "cells_of", "kind_of", "normalise", "scatter", "stack_numeric", "take"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from mmfuse.report import ModalityReport
+    from mmfuse.report.modality_report import ModalityReport
 
 __all__ = [
     "EMPTY_SUBSET",

@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from mmfuse._cli_errors import one_line_errors
 from mmfuse._require import require
+from mmfuse.cli.errors import one_line_errors
 
 if TYPE_CHECKING:
     import typer
 else:
-    typer = require("typer", extra="cli", caller="mmfuse.cli")
+    typer = require("typer", extra="cli", caller="mmfuse")
 
 __all__ = ["app"]
 

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from mmfuse._cells import is_missing, object_array
-from mmfuse._columns import Column, normalise, scatter, take
 from mmfuse._require import require
 from mmfuse._rows import check_name, shorten
 from mmfuse.presence import Presence
+from mmfuse.table.cells import is_missing, object_array
+from mmfuse.table.columns import Column, normalise, scatter, take
 
 __all__ = ["TableReaders", "check_ids"]
 

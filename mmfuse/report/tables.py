@@ -7,12 +7,12 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from mmfuse._bootstrap import bootstrap_means, percentile_interval
-from mmfuse._report_text import EMPTY_SUBSET, figure, interval, metric_name, percent
-from mmfuse._shapley import shapley_values
-from mmfuse._subset_scores import SubsetScores, Task
 from mmfuse.blocks import Blocks
 from mmfuse.presence import Presence
+from mmfuse.report.bootstrap import bootstrap_means, percentile_interval
+from mmfuse.report.shapley import shapley_values
+from mmfuse.report.subsets import SubsetScores, Task
+from mmfuse.report.text import EMPTY_SUBSET, figure, interval, metric_name, percent
 
 __all__ = [
     "cell_states",

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mmfuse._subset_scores import ClassificationTask, RegressionTask, Task
 from mmfuse.metrics import class_codes
+from mmfuse.report.subsets import ClassificationTask, RegressionTask, Task
 
 __all__ = ["as_task", "check_groups", "check_rows", "check_weight"]
 

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmfuse import _table_views, table_io
-from mmfuse._cells import object_array
-from mmfuse._columns import Column, cells_of, kind_of, normalise, stack_numeric, take
 from mmfuse._rows import (
     check_lengths,
     check_name,
@@ -25,6 +22,9 @@ from mmfuse._rows import (
     unknown_name,
 )
 from mmfuse.presence import Presence
+from mmfuse.table import io, views
+from mmfuse.table.cells import object_array
+from mmfuse.table.columns import Column, cells_of, kind_of, normalise, stack_numeric, take
 
 __all__ = ["ModalityTable", "stack_numeric"]
 
@@ -32,7 +32,7 @@ _OWNER = "ModalityTable"
 _MEMBERS = object_array(sorted(Presence))
 
 
-class ModalityTable(table_io.TableReaders):
+class ModalityTable(io.TableReaders):
     """Samples seen through several modalities, any of which may be missing in any row.
 
     The table is immutable, has a two-dimensional ``shape`` and is cut by rows, so that every tool
@@ -102,7 +102,7 @@ class ModalityTable(table_io.TableReaders):
         if presence is not None:
             given = check_presence(presence, shape, owner=_OWNER)
             states = np.where(given == Presence.PRESENT, states, given)
-        checked = None if ids is None else table_io.check_ids(ids, shape[0], owner=_OWNER)
+        checked = None if ids is None else io.check_ids(ids, shape[0], owner=_OWNER)
         self._set({name: column for name, (column, _) in parts.items()}, states, checked)
 
     def _set(
@@ -315,7 +315,7 @@ class ModalityTable(table_io.TableReaders):
             Indexed by modality: present, absent, failed, empty, and share, that of PRESENT rows.
             With ``by``, the share of PRESENT rows with a column per group.
         """
-        return _table_views.summary(self.modalities, self._presence, by)
+        return views.summary(self.modalities, self._presence, by)
 
     def patterns(self) -> pd.DataFrame:
         """Count the patterns of availability, the most frequent first.
@@ -325,7 +325,7 @@ class ModalityTable(table_io.TableReaders):
         DataFrame
             A boolean column per modality (is it PRESENT), then rows and share.
         """
-        return _table_views.patterns(self.modalities, self._presence)
+        return views.patterns(self.modalities, self._presence)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a DataFrame of samples, with None where a cell is not PRESENT.
@@ -356,4 +356,4 @@ class ModalityTable(table_io.TableReaders):
 
     def _repr_html_(self) -> str:
         title = repr(self).partition("\n")[0]
-        return _table_views.to_html(title, self._kinds(), self._presence)
+        return views.to_html(title, self._kinds(), self._presence)

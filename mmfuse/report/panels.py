@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mmfuse._report_text import (
+from mmfuse._require import require
+from mmfuse.report.text import (
     EMPTY_SUBSET,
     figure,
     interval,
@@ -15,12 +16,11 @@ from mmfuse._report_text import (
     short_names,
     shown_subsets,
 )
-from mmfuse._require import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from mmfuse.report import ModalityReport
+    from mmfuse.report.modality_report import ModalityReport
 
 __all__ = ["BLUE", "DARK", "GREY", "ORANGE", "bare", "draw_removal", "draw_shares", "draw_subsets"]
 

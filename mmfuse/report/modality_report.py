@@ -16,10 +16,14 @@ from numpy.typing import ArrayLike
 from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
-from mmfuse._bootstrap import percentile_interval
 from mmfuse._random import spawn_seed
-from mmfuse._report_checks import as_task, check_groups, check_rows, check_weight
-from mmfuse._report_tables import (
+from mmfuse.blocks import Blocks
+from mmfuse.exceptions import ModalityNeglectWarning
+from mmfuse.presence import Presence
+from mmfuse.report.bootstrap import percentile_interval
+from mmfuse.report.checks import as_task, check_groups, check_rows, check_weight
+from mmfuse.report.subsets import ClassificationTask, SubsetScores, Task, score_subsets
+from mmfuse.report.tables import (
     cell_states,
     draw_scores,
     fusion_note,
@@ -28,11 +32,7 @@ from mmfuse._report_tables import (
     rounding,
     subset_frame,
 )
-from mmfuse._report_text import report_text
-from mmfuse._subset_scores import ClassificationTask, SubsetScores, Task, score_subsets
-from mmfuse.blocks import Blocks
-from mmfuse.exceptions import ModalityNeglectWarning
-from mmfuse.presence import Presence
+from mmfuse.report.text import report_text
 
 if TYPE_CHECKING:
     from mmfuse.plotting import ModalityReportDisplay
@@ -169,7 +169,7 @@ class ModalityReport:
         ValueError
             If the file name ends in anything else.
         """
-        from mmfuse._report_html import report_page
+        from mmfuse.report.html import report_page
 
         path = Path(path)
         kind = path.suffix.lower()
@@ -189,7 +189,7 @@ class ModalityReport:
         return self.to_text()
 
     def _repr_html_(self) -> str:
-        from mmfuse._report_html import report_fragment
+        from mmfuse.report.html import report_fragment
 
         return report_fragment(self)
 

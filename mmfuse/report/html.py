@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mmfuse._report_text import (
+from mmfuse._require import require
+from mmfuse.report.text import (
     figure,
     interval,
     metric_name,
@@ -18,10 +19,9 @@ from mmfuse._report_text import (
     subset_label,
     summary_line,
 )
-from mmfuse._require import require
 
 if TYPE_CHECKING:
-    from mmfuse.report import ModalityReport
+    from mmfuse.report.modality_report import ModalityReport
 
 __all__ = ["report_fragment", "report_page"]
 

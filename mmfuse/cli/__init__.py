@@ -1,0 +1,3 @@
+"""The ``mmfuse`` command; `mmfuse.cli.app` needs the extra ``cli``."""
+
+__all__: list[str] = []
