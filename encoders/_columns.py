@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmfuse._cells import NUMERIC, is_tensor, state_of, to_numpy
 from mmfuse.presence import Presence
+from mmfuse.table.cells import NUMERIC, is_tensor, state_of, to_numpy
 
 __all__ = ["as_cells", "check_column", "merge_states"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from pandas.api import types
 
-from mmfuse._cells import NUMBERS, is_missing, is_tensor, state_of, to_numpy
 from mmfuse.exceptions import SampleError
 from mmfuse.presence import Presence
+from mmfuse.table.cells import NUMBERS, is_missing, is_tensor, state_of, to_numpy
 
 __all__ = ["ColumnCard", "as_frame", "describe_column", "encode_categories", "encode_numbers"]
 

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from scipy.signal import resample_poly
 
-from mmfuse._cells import is_tensor, to_numpy
 from mmfuse._require import require
 from mmfuse.exceptions import SampleError
+from mmfuse.table.cells import is_tensor, to_numpy
 
 __all__ = ["read_wave", "sound_riff"]
 

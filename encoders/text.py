@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmfuse import weights as packaged
-from mmfuse._cells import is_missing
 from mmfuse._require import require
 from mmfuse.encoders import _checks
 from mmfuse.encoders._modules import state_hash
 from mmfuse.encoders._stream import chunks
 from mmfuse.encoders.base import BaseEncoder
 from mmfuse.exceptions import SampleError, WeightsNotFoundError
+from mmfuse.table.cells import is_missing
 
 __all__ = ["SentenceEncoder"]
 
