@@ -185,7 +185,9 @@ class _Run:
         encoder = self.encoder
         with torch.inference_mode():
             inputs = _to_device(encoder.collate([job.item for job in batch]), device)
-            vectors = module(inputs).float().cpu().numpy()
+            rows = encoder.cpu_rows if device == "cpu" else None
+            parts = inputs.split(rows) if rows is not None else [inputs]
+            vectors = torch.cat([module(part) for part in parts]).float().cpu().numpy()
         wanted = (len(batch), self.values.shape[1])
         if vectors.shape != wanted:
             raise ValueError(

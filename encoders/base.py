@@ -63,6 +63,10 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
     """Whether a str cell is the sample itself. If not, it is the path of a file."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions that decode and preprocess; their versions are part of the cache key."""
+    cpu_rows: ClassVar[int | None] = None
+    """Largest number of samples that pass the module together on the CPU, batches being tensors.
+
+    Larger activations are given back to the system after each layer and asked for again."""
     batch_room: ClassVar[int | None] = None
     """Largest padded length of a batch (items times the longest), where items have a length."""
 

@@ -74,6 +74,7 @@ class ImageEncoder(BaseEncoder):
     """
 
     modality: ClassVar[str] = "image"
+    cpu_rows: ClassVar[int | None] = 8
     libraries: ClassVar[tuple[str, ...]] = ("timm", "torchvision", "pillow")
 
     def __init__(
