@@ -7,6 +7,7 @@ import wave
 
 import numpy as np
 import pytest
+from data import data_folder
 from PIL import Image
 
 from mmfuse.datasets import export_av_digits, load_av_digits
@@ -92,6 +93,19 @@ def test_export_writes_what_load_gives(tmp_path):
             samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
             assert file.getframerate() == 8000
         np.testing.assert_array_equal(samples / 32768, digits.X["audio"][number]["array"])
+
+
+def test_data_are_those_of_their_sources(digits):
+    with np.load(_FILE, allow_pickle=False) as file:
+        picture, takes = file["picture"], file["takes"]
+    with np.load(data_folder("av_digits") / "mnist_images.npz") as source:
+        np.testing.assert_array_equal(source["image"][picture], digits.X["image"])
+        np.testing.assert_array_equal(source["label"][picture], digits.y)
+    for row in range(0, 960, 97):
+        name = f"{digits.y[row]}_{digits.groups[row]}_{takes[row]}.wav"
+        with wave.open(str(data_folder("fsdd") / "recordings" / name)) as file:
+            samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
+        np.testing.assert_array_equal(samples / 32768, digits.X["audio"][row]["array"])
 
 
 def test_licences_lie_beside_the_data():
