@@ -51,6 +51,9 @@ class FitData:
     verbose : int
     need_oof : bool
         Whether anybody will use out-of-fold scores; a head may skip the work when not.
+    masked : Tensor of shape (n, M), bool, or None
+        A second, sparser presence under which held-out rows are scored too, for those who ask
+        how a head does when modalities are missing.
     """
 
     blocks: dict[str, Tensor]
@@ -63,6 +66,7 @@ class FitData:
     seed: int
     verbose: int = 0
     need_oof: bool = True
+    masked: Tensor | None = None
 
     @property
     def dims(self) -> dict[str, int]:
@@ -82,6 +86,7 @@ class FitData:
             self.seed,
             self.verbose,
             self.need_oof,
+            None if self.masked is None else self.masked[rows],
         )
 
 
@@ -97,11 +102,17 @@ class FitResult:
         out. Calibration is fitted on them.
     history : dict
         What happened while training; JSON-able.
+    oof_masked : ndarray of shape (n, n_outputs) or None
+        The same as ``oof_scores`` under the presence ``FitData.masked``, where that was given.
+    head : BaseHead or None
+        The head that builds ``module``, where fitting chose another than the one it was asked of.
     """
 
     module: FusionModule
     oof_scores: np.ndarray | None
     history: dict[str, Any]
+    oof_masked: np.ndarray | None = None
+    head: BaseHead | None = None
 
 
 class FusionModule(nn.Module):

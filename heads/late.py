@@ -115,8 +115,8 @@ class LateFusion(BaseHead):
         everything = torch.ones(len(data.weight), dtype=torch.bool, device=raw.device)
         self._fit_fusion(module, raw, data, everything)
         history["pool"] = module.describe()
-        oof = self._cross_fit(raw, data) if data.need_oof else None
-        return FitResult(module.eval(), oof, history)
+        oof, masked = self._cross_fit(raw, data) if data.need_oof else (None, None)
+        return FitResult(module.eval(), oof, history, masked)
 
     def _fit_fusion(self, module: LateModule, raw: Tensor, data: FitData, rows: Tensor) -> None:
         """Temperatures and pool of ``module`` from the out-of-fold scores of ``rows``."""
@@ -130,11 +130,12 @@ class LateFusion(BaseHead):
         module.pool.set_prior(pool_data)
         fit_pool(module.pool, pool_data, self.modality_dropout)
 
-    def _cross_fit(self, raw: Tensor, data: FitData) -> np.ndarray | None:
+    def _cross_fit(self, raw: Tensor, data: FitData) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Fused scores of every fold from temperatures and a pool fitted on the other folds."""
         if not data.folds or not torch.isfinite(raw).all(dim=2).any():
-            return None
+            return None, None
         oof = torch.full_like(raw[:, 0], torch.nan)
+        masked = None if data.masked is None else oof.clone()
         for _, test in data.folds:
             test = torch.as_tensor(test, device=raw.device)
             others = torch.ones(len(raw), dtype=torch.bool, device=raw.device)
@@ -146,7 +147,9 @@ class LateFusion(BaseHead):
             expert = part.calibrated(torch.where(present[..., None], held, 0.0))
             with torch.no_grad():
                 oof[test] = part.pool(expert, present)
-        return oof.cpu().numpy()
+                if masked is not None and data.masked is not None:
+                    masked[test] = part.pool(expert, present & data.masked[test])
+        return oof.cpu().numpy(), None if masked is None else masked.cpu().numpy()
 
 
 class LateModule(FusionModule):

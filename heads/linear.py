@@ -76,7 +76,9 @@ def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> Fit
         history["strengths_tried"] = tried
     else:
         strength = torch.full((n_blocks,), 1.0 if C == "cv" else float(C), dtype=torch.float64)
-    oof, start = fit.cross_fit(strength) if data.folds and data.need_oof else (None, None)
+    oof, masked, start = None, None, None
+    if data.folds and data.need_oof:
+        oof, masked, start = fit.cross_fit(strength)
     theta, converged, n_iter = fit.problems.solve(
         fit.weight[:, None], strength[None].to(fit.weight.device), start=start, tol=fit.tol
     )
@@ -84,7 +86,7 @@ def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> Fit
     module.assign(fit.problems.solution(theta, converged, n_iter), 0)
     history["C"] = dict(zip(data.blocks, strength.tolist(), strict=True))
     history["n_iter"] = n_iter
-    return FitResult(module.eval(), oof, history)
+    return FitResult(module.eval(), oof, history, masked)
 
 
 class _LinearFit:
@@ -153,13 +155,19 @@ class _LinearFit:
         best = int(np.argmin(losses))
         return strengths[best], losses[best], losses
 
-    def cross_fit(self, strength: Tensor) -> tuple[np.ndarray, Tensor]:
-        """Out-of-fold scores (n, K), and a start for the fit on all rows."""
+    def cross_fit(self, strength: Tensor) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
+        """Out-of-fold scores (n, K) as observed and as masked, and a start for the final fit."""
         folds = self.fold_weight.shape[1]
         options = strength[None].to(self.weight.device).expand(folds, -1)
         theta, _, _ = self.problems.solve(self.fold_weight, options, start=self._warm, tol=self.tol)
-        scores = self.problems.scores(theta)
+        oof = self._held_scores(theta, None)
+        masked = None if self.data.masked is None else self._held_scores(theta, self.data.masked)
+        return oof, masked, theta.mean(dim=0, keepdim=True)
+
+    def _held_scores(self, theta: Tensor, presence: Tensor | None) -> np.ndarray:
+        """Score of every row by the fold that held it out."""
+        scores = self.problems.scores(theta, presence)
         oof = torch.full_like(scores[:, 0], torch.nan)
-        for f in range(folds):
+        for f in range(self.fold_weight.shape[1]):
             oof = torch.where(self.held[:, f, None], scores[:, f], oof)
-        return oof.cpu().numpy(), theta.mean(dim=0, keepdim=True)
+        return oof.cpu().numpy()

@@ -39,13 +39,19 @@ def train_network(head: BaseHead, data: FitData) -> FitResult:
             runs.append(_run_fold(head, data.take(train), data.take(test), f"fold {number + 1}"))
         best, losses = _best_epoch(runs, head.max_epochs)
         module, curve = _train(head, data, best, "final fit")
-    oof = None
-    if runs:
-        oof = np.full((len(data.weight), data.n_outputs), np.nan)
-        for (_, test), (_, scores) in zip(folds, runs, strict=True):
-            oof[test] = scores[best - 1]
+    oof, masked = _collect(folds, runs, best, data) if runs else (None, None)
     history: dict[str, Any] = {"epochs": best, "held_out_loss": losses, "train_loss": curve}
-    return FitResult(module, oof, history)
+    return FitResult(module, oof, history, masked)
+
+
+def _collect(
+    folds: list, runs: list, best: int, data: FitData
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Held-out scores of the best epoch, as observed and as masked."""
+    out = np.full((2, len(data.weight), data.n_outputs), np.nan)
+    for (_, test), (_, scores) in zip(folds, runs, strict=True):
+        out[: len(scores[best - 1]), test] = scores[best - 1]
+    return out[0], None if data.masked is None else out[1]
 
 
 def _best_epoch(runs: list, max_epochs: int) -> tuple[int, list[float]]:
@@ -59,7 +65,7 @@ def _best_epoch(runs: list, max_epochs: int) -> tuple[int, list[float]]:
 def _run_fold(
     head: BaseHead, train: FitData, test: FitData, label: str
 ) -> tuple[list[float], list[np.ndarray]]:
-    """Held-out loss and held-out scores after every epoch, until patience runs out."""
+    """Held-out loss and scores (as observed, as masked) of every epoch, until patience ends."""
     losses: list[float] = []
     scores: list[np.ndarray] = []
 
@@ -68,7 +74,10 @@ def _run_fold(
             module.eval()
             output = module(test.blocks, test.presence)
             losses.append(float(head.loss(output, test.target, test.weight.float())))
-            scores.append(output.scores.cpu().numpy())
+            held = [output.scores]
+            if test.masked is not None:
+                held.append(module(test.blocks, test.masked).scores)
+            scores.append(torch.stack(held).cpu().numpy())
             module.train()
         return len(losses) - 1 - int(np.argmin(losses)) >= head.patience
 

@@ -74,15 +74,18 @@ def fit_wrapped(
     Modality dropout adds one copy of each row with at least one modality hidden. Where the
     estimator takes sample weights, the copy weighs as much as its chance.
     """
-    oof = None
+    oof, masked = None, None
     if data.folds and data.need_oof:
         oof = np.full((len(data.weight), data.n_outputs), np.nan)
+        masked = None if data.masked is None else oof.copy()
         for train, test in data.folds:
             module.estimators["model"] = _fit(module, model, data.take(train), modality_dropout)
             held = data.take(test)
             oof[test] = module(held.blocks, held.presence).scores.cpu().numpy()
+            if held.masked is not None and masked is not None:
+                masked[test] = module(held.blocks, held.masked).scores.cpu().numpy()
     module.estimators["model"] = _fit(module, model, data, modality_dropout)
-    return FitResult(module.eval(), oof, {"model": type(model).__name__})
+    return FitResult(module.eval(), oof, {"model": type(model).__name__}, masked)
 
 
 def _fit(module: WrappedModule, model: BaseEstimator, data: FitData, rate: float) -> Any:
