@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from mmfuse._random import seeded
 from mmfuse.heads.base import FitData, FitResult, FusionModule
@@ -34,7 +34,7 @@ def train_network(head: BaseHead, data: FitData) -> FitResult:
     """
     folds = data.folds if len(data.weight) < _ONE_FOLD_FROM else data.folds[:1]
     runs = []
-    with seeded(data.seed, str(data.presence.device)):
+    with seeded(data.seed):
         for number, (train, test) in enumerate(folds):
             runs.append(_run_fold(head, data.take(train), data.take(test), f"fold {number + 1}"))
         best, losses = _best_epoch(runs, head.max_epochs)
@@ -95,17 +95,23 @@ def _train(
     )
     weight = (data.weight / data.weight.mean()).float()
     curve: list[float] = []
-    bar = tqdm(range(epochs), desc=label, disable=not data.verbose, leave=False)
-    for _ in bar:
+    for _ in _epochs(epochs, label, data.verbose):
         total = 0.0
         batches = torch.randperm(len(weight), device=device).split(head.batch_size)
         for rows in batches:
             total += _step(head, module, optimiser, data, weight, rows)
         curve.append(total / len(batches))
-        bar.set_postfix(loss=f"{curve[-1]:.4f}")
         if watch is not None and watch(module):
             break
     return module.eval(), curve
+
+
+def _epochs(count: int, label: str, verbose: int) -> Iterable[int]:
+    if not verbose:
+        return range(count)
+    from tqdm.auto import tqdm  # in a notebook without widgets its import warns
+
+    return tqdm(range(count), desc=label, leave=False)
 
 
 def _step(

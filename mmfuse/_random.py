@@ -17,11 +17,12 @@ def spawn_seed(random_state: int | np.random.RandomState | None) -> int:
 
 
 @contextmanager
-def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed torch inside the block and give the caller's generators back after it."""
     import torch
 
-    devices = [device] if str(device).startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices):
+    # seeding reaches every GPU that this process has started
+    count = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    with torch.random.fork_rng(devices=list(range(count))):
         torch.manual_seed(seed)
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,8 +23,17 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import Pipeline
 
-from mmfuse import Blocks, FusionClassifier, FusionRegressor, ModalityEncoder, ModalityTable
-from mmfuse.encoders import NumericEncoder
+from mmfuse import (
+    Blocks,
+    FusionClassifier,
+    FusionRegressor,
+    ModalityEncoder,
+    ModalityTable,
+    Presence,
+)
+from mmfuse.datasets import export_av_digits
+from mmfuse.encoders import ImageEncoder, LogMelEncoder, NumericEncoder
+from mmfuse.exceptions import EncodingError
 from mmfuse.heads import EarlyFusion, LateFusion
 from tests.samples import digit_halves, two_views
 
@@ -314,6 +324,31 @@ def test_raw_modalities_need_an_encoder() -> None:
         QUICK.fit(ModalityTable({"t": frame[["age", "sex"]]}), y)
     with bad("encoders are given, and X is a plain matrix"):
         FusionClassifier(encoders={"a": NumericEncoder()}).fit(np.zeros((20, 2)), y)
+
+
+def test_files_that_cannot_be_read_are_named_by_row_and_file(tmp_path: Path) -> None:
+    manifest = export_av_digits(tmp_path, n_rows=20)
+    photos, sounds = sorted(tmp_path.rglob("*.png")), sorted(tmp_path.rglob("*.wav"))
+    photos[3].write_bytes(b"not a picture")
+    whole = sounds[5].read_bytes()
+    sounds[5].write_bytes(whole[: len(whole) // 2])
+    table = pd.read_csv(manifest)
+    y = table["label"] % 2
+    encoders = {"photo": ImageEncoder(weights=None), "sound": LogMelEncoder()}
+    X = ModalityTable.from_csv(manifest, photo="photo_path", sound="wav_path")
+    for name, column, file in (
+        ("photo", "photo_path", photos[3].name),
+        ("sound", "wav_path", sounds[5].name),
+    ):
+        row = int(np.flatnonzero(table[column].str.endswith(file))[0])
+        with bad(rf"{name}, row {row} \(.*{file}\): .*use on_error='mark'", EncodingError):
+            FusionClassifier(encoders={name: encoders[name]}).fit(X.select([name]), y)
+        encoders[name].set_params(on_error="mark")
+    with pytest.warns(UserWarning, match="of 20 cells could not be encoded"):
+        model = FusionClassifier(encoders=encoders, random_state=0).fit(X, y)
+    with pytest.warns(UserWarning, match="marked FAILED"):
+        states = model.encode(X).presence
+    assert (states == Presence.FAILED).any(axis=0).tolist() == [True, True]
 
 
 def test_too_few_rows_to_split_still_fit() -> None:
