@@ -6,6 +6,7 @@ if __name__ != "mmfuse.heads":
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.heads.early import EarlyFusion
 from mmfuse.heads.late import LateFusion
+from mmfuse.heads.text_centric import TextCentricFusion
 
 __all__ = [
     "BaseHead",
@@ -15,4 +16,5 @@ __all__ = [
     "FusionModule",
     "HeadOutput",
     "LateFusion",
+    "TextCentricFusion",
 ]

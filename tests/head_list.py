@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from mmfuse.heads import BaseHead, EarlyFusion, LateFusion
+from mmfuse.heads import BaseHead, EarlyFusion, LateFusion, TextCentricFusion
 
 FAST = {"max_epochs": 30, "patience": 5, "hidden": (16,), "learning_rate": 0.01}
+FAST_TEXT = {**FAST, "hidden": 16, "projection": 16, "n_members": 4}
 
 HEADS: dict[str, BaseHead] = {
     "early-linear": EarlyFusion(),
     "early-mlp": EarlyFusion("mlp", **FAST),
     "late-linear": LateFusion(),
     "late-mlp": LateFusion(EarlyFusion("mlp", **FAST)),
+    "text-centric": TextCentricFusion(**FAST_TEXT),
 }
 
 TREES = {

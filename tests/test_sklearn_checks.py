@@ -18,7 +18,7 @@ ROUNDING = {
         "float32 matrix products of a network differ in the last digit with the number of rows"
     )
 }
-NETWORKS = {"early-mlp", "late-mlp"}
+NETWORKS = {"early-mlp", "late-mlp", "text-centric"}
 
 
 def excused(estimator) -> dict[str, str]:
