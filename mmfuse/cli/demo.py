@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_demo"]
 
-TEST_SPEAKER = "jackson"
+TEST_SPEAKER = "george"
 
 
 def run_demo(
