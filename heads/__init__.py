@@ -6,6 +6,7 @@ if __name__ != "mmfuse.heads":
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.heads.early import EarlyFusion
 from mmfuse.heads.late import LateFusion
+from mmfuse.heads.logit_bias import LogitBiasFusion
 from mmfuse.heads.text_centric import TextCentricFusion
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "FusionModule",
     "HeadOutput",
     "LateFusion",
+    "LogitBiasFusion",
     "TextCentricFusion",
 ]

@@ -157,6 +157,10 @@ class BaseHead(BaseEstimator):
     def check_parameters(self, block_dims: dict[str, int], task: str) -> None:
         """Raise a ValueError that names the head, the argument, what is allowed and what came."""
 
+    def raw_blocks(self, block_dims: dict[str, int]) -> tuple[str, ...]:
+        """Names of the blocks that must come as they are, not standardised."""
+        return ()
+
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> FusionModule:
         """Make the untrained module.
 

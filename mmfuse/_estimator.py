@@ -114,7 +114,8 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         self.block_dims_, self.modalities_ = blocks.dims, blocks.names
         tensors = self._tensors(blocks)
         weights = torch.as_tensor(weight, device=self.device_)
-        self.scaler_ = Standardizer(blocks.dims).to(self.device_).fit(tensors, weights)
+        raw = head.raw_blocks(blocks.dims)
+        self.scaler_ = Standardizer(blocks.dims).to(self.device_).fit(tensors, weights, raw)
         small = len(blocks) * sum(blocks.dims.values()) <= _DOUBLE_UP_TO
         dtype = torch.float64 if small else torch.float32
         result = head.fit_module(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -26,9 +28,16 @@ class Standardizer(nn.Module):
             self.register_buffer(f"mean_{m}", torch.zeros(d, dtype=torch.float64))
             self.register_buffer(f"scale_{m}", torch.ones(d, dtype=torch.float64))
 
-    def fit(self, blocks: dict[str, Tensor], weight: Tensor) -> Standardizer:
-        """Learn from blocks of shape (n, d), NaN where missing, and row weights (n,)."""
+    def fit(
+        self, blocks: dict[str, Tensor], weight: Tensor, raw: Collection[str] = ()
+    ) -> Standardizer:
+        """Learn from blocks of shape (n, d), NaN where missing, and row weights (n,).
+
+        Blocks that ``raw`` names keep mean 0 and scale 1: they come out as they are.
+        """
         for m, name in enumerate(self.block_dims):
+            if name in raw:
+                continue
             values = blocks[name].double()
             observed = ~torch.isnan(values)
             w = observed * weight.double()[:, None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from mmfuse.heads import BaseHead, EarlyFusion, LateFusion, TextCentricFusion
+from mmfuse.heads import BaseHead, EarlyFusion, LateFusion, LogitBiasFusion, TextCentricFusion
 
 FAST = {"max_epochs": 30, "patience": 5, "hidden": (16,), "learning_rate": 0.01}
 FAST_TEXT = {**FAST, "hidden": 16, "projection": 16, "n_members": 4}
@@ -17,6 +17,9 @@ HEADS: dict[str, BaseHead] = {
     "text-centric": TextCentricFusion(**FAST_TEXT),
 }
 
+# heads that have no form for regression; they run on any table
+CLASSIFIER_HEADS: dict[str, BaseHead] = {"logit-bias": LogitBiasFusion(max_steps=20)}
+
 TREES = {
     "classification": HistGradientBoostingClassifier(max_iter=15, min_samples_leaf=3),
     "regression": HistGradientBoostingRegressor(max_iter=15, min_samples_leaf=3),
@@ -26,4 +29,7 @@ TREES = {
 def heads_for(task: str) -> dict[str, BaseHead]:
     """Every head of the list, and those that wrap a scikit-learn estimator of the task."""
     trees = TREES[task]
-    return {**HEADS, "early-trees": EarlyFusion(trees), "late-trees": LateFusion(trees)}
+    only = {}
+    if task == "classification":  # block "a" of the common tables has a column per class
+        only = {**CLASSIFIER_HEADS, "logit-bias-prior": LogitBiasFusion("a", max_steps=20)}
+    return {**HEADS, **only, "early-trees": EarlyFusion(trees), "late-trees": LateFusion(trees)}

@@ -6,7 +6,7 @@ from sklearn.base import is_classifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from mmfuse import FusionClassifier, FusionRegressor
-from tests.head_list import HEADS
+from tests.head_list import CLASSIFIER_HEADS, HEADS
 
 STOCHASTIC = {
     "check_sample_weight_equivalence_on_dense_data": (
@@ -23,7 +23,8 @@ NETWORKS = {"early-mlp", "late-mlp", "text-centric"}
 
 def excused(estimator) -> dict[str, str]:
     """Expected failures of one estimator: check name to reason."""
-    name = next(n for n, head in HEADS.items() if repr(head) == repr(estimator.head))
+    heads = {**HEADS, **CLASSIFIER_HEADS}
+    name = next(n for n, head in heads.items() if repr(head) == repr(estimator.head))
     if name not in NETWORKS:
         return {}
     return STOCHASTIC | ROUNDING if is_classifier(estimator) else STOCHASTIC
@@ -34,6 +35,7 @@ ESTIMATORS = [
     for kind in (FusionClassifier, FusionRegressor)
     for head in HEADS.values()
 ]
+ESTIMATORS += [FusionClassifier(head, random_state=0) for head in CLASSIFIER_HEADS.values()]
 
 
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=excused)
