@@ -13,6 +13,7 @@ from mmfuse._version import __version__
 if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an error
     from mmfuse.blocks import Blocks
     from mmfuse.compose import ModalityEncoder
+    from mmfuse.density import Density
     from mmfuse.estimators import FusionClassifier, FusionRegressor
     from mmfuse.presence import Presence
     from mmfuse.report import ModalityReport, modality_report
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
 
 _HOME = {
     "Blocks": "mmfuse.blocks",
+    "Density": "mmfuse.density",
     "FusionClassifier": "mmfuse.estimators",
     "FusionRegressor": "mmfuse.estimators",
     "ModalityEncoder": "mmfuse.compose",
@@ -34,6 +36,7 @@ _SUBMODULES = ("datasets", "encoders", "heads", "metrics", "plotting")
 
 __all__ = [
     "Blocks",
+    "Density",
     "FusionClassifier",
     "FusionRegressor",
     "ModalityEncoder",

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax, softmax
-from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from mmfuse._estimator import FusionEstimator
 from mmfuse.calibration import make_calibrator
-from mmfuse.targets import check_class_target, check_groups, check_value_target, check_weight
+from mmfuse.regressor import FusionRegressor
+from mmfuse.targets import check_class_target, check_groups, check_weight
 
 __all__ = ["FusionClassifier", "FusionRegressor"]
 
@@ -174,119 +175,3 @@ class FusionClassifier(ClassifierMixin, FusionEstimator):
         """Most probable class of every row: (n,)."""
         scores = self._scores(X)
         return self.classes_[np.argmax(scores, axis=1)]
-
-
-class FusionRegressor(RegressorMixin, FusionEstimator):
-    """Predict values from several modalities, any of which may be missing in any row.
-
-    Parameters
-    ----------
-    head : head from `mmfuse.heads`, default=None
-        How modalities are fused; None means ``LateFusion()``.
-    encoders : dict of str to encoder, default=None
-        Encoder of each raw modality. A modality without one must be numeric vectors.
-    modalities : dict, default=None
-        As in `FusionClassifier`.
-    calibration : {"auto", None}, default="auto"
-        ``"auto"`` measures the spread of the out-of-fold errors, ``residual_std_``.
-    cv : int, splitter or iterable, default=5
-        Folds for choosing regularisation, early stopping and the spread of errors.
-    device : str, default="auto"
-        Torch device of the head.
-    random_state : int, RandomState or None, default=None
-    verbose : int, default=0
-
-    Attributes
-    ----------
-    modalities_, block_dims_, encoders_, scaler_, head_, history_, n_features_in_
-        As in `FusionClassifier`.
-    prior_ : ndarray of shape (T,)
-        Weighted mean target; the answer to a row with nothing present.
-    residual_std_ : ndarray of shape (T,) or None
-        Root mean square of the out-of-fold errors.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mmfuse import FusionRegressor
-    >>> rng = np.random.default_rng(0)
-    >>> X = {"a": rng.normal(size=(80, 3)), "b": rng.normal(size=(80, 2))}
-    >>> y = X["a"][:, 0] + X["b"][:, 0]
-    >>> FusionRegressor(random_state=0).fit(X, y).score(X, y) > 0.7
-    True
-    """
-
-    _task = "regression"
-
-    def __init__(
-        self,
-        head: Any = None,
-        *,
-        encoders: Mapping[str, Any] | None = None,
-        modalities: Mapping[str, Any] | None = None,
-        calibration: str | None = "auto",
-        cv: Any = 5,
-        device: str = "auto",
-        random_state: Any = None,
-        verbose: int = 0,
-    ) -> None:
-        self.head = head
-        self.encoders = encoders
-        self.modalities = modalities
-        self.calibration = calibration
-        self.cv = cv
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> FusionRegressor:
-        """Encode and fuse.
-
-        Parameters
-        ----------
-        X : ModalityTable, DataFrame, dict of columns, array or Blocks
-            n rows.
-        y : array-like of shape (n,) or (n, T)
-        sample_weight : array-like of shape (n,), optional
-        groups : array-like of shape (n,), optional
-            Rows of one group never stand on both sides of an internal split.
-
-        Raises
-        ------
-        ValueError
-            As in `FusionClassifier.fit`.
-        """
-        table = self._open(X, reset=True)
-        owner, n_rows = type(self).__name__, len(table)
-        if self.calibration not in ("auto", None):
-            raise ValueError(f"calibration must be 'auto' or None; got {self.calibration!r}.")
-        y = check_value_target(y, n_rows, owner)
-        weight = check_weight(sample_weight, n_rows)
-        groups = check_groups(groups, n_rows)
-        self.single_ = y.ndim == 1
-        y = y.reshape(n_rows, -1)
-        share = (weight / weight.sum())[:, None]
-        self.prior_ = (share * y).sum(axis=0)
-        spread = np.sqrt((share * (y - self.prior_) ** 2).sum(axis=0))
-        self.target_scale_ = np.where(spread > 0, spread, 1.0)
-        target = (y - self.prior_) / self.target_scale_
-        oof = self._fit_head(table, target, weight, groups, y.shape[1])
-        self.residual_std_ = None
-        if oof is not None and self.calibration is not None:
-            held = np.isfinite(oof).all(axis=1)
-            share = weight[held, None] / weight[held].sum()
-            error = (share * (oof[held] - target[held]) ** 2).sum(axis=0)
-            self.residual_std_ = np.sqrt(error) * self.target_scale_
-        return self
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Predicted value of every row: (n,) or (n, T), as y was."""
-        blocks, scores = self._output(X)
-        scores[~blocks.present.any(axis=1)] = 0.0
-        values = self.prior_ + scores * self.target_scale_
-        return values[:, 0] if self.single_ else values

@@ -13,13 +13,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from mmfuse.density_metrics import bias, cde_loss, crps, nmad, outlier_fraction, pit
+
 __all__ = [
     "ReliabilityCurve",
+    "bias",
     "brier_score",
     "brier_score_per_row",
+    "cde_loss",
+    "crps",
     "expected_calibration_error",
     "log_loss",
     "log_loss_per_row",
+    "nmad",
+    "outlier_fraction",
+    "pit",
     "reliability_curve",
 ]
 
