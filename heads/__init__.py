@@ -4,6 +4,7 @@ if __name__ != "mmfuse.heads":
     raise ImportError("import it as mmfuse.heads, not as a top-level package")
 
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
+from mmfuse.heads.contextual import ContextualFusion, contextual_path
 from mmfuse.heads.early import EarlyFusion
 from mmfuse.heads.late import LateFusion
 from mmfuse.heads.logit_bias import LogitBiasFusion
@@ -11,6 +12,7 @@ from mmfuse.heads.text_centric import TextCentricFusion
 
 __all__ = [
     "BaseHead",
+    "ContextualFusion",
     "EarlyFusion",
     "FitData",
     "FitResult",
@@ -19,4 +21,5 @@ __all__ = [
     "LateFusion",
     "LogitBiasFusion",
     "TextCentricFusion",
+    "contextual_path",
 ]

@@ -40,11 +40,11 @@ def fit_logit_bias(head: LogitBiasFusion, data: FitData) -> FitResult:
         losses = _held_out_losses(folds, data)
         stop = int(np.argmin(losses))
     _train(head, module, data, stops=(_STOPS[stop],))
-    oof = None
+    oof, masked = None, None
     if usable.any():
         _choose_alpha(head, module, _gather(folds, data, stop), data, usable)
         if data.need_oof:
-            oof = _cross_fit(head, module, folds, stop, data, usable)
+            oof, masked = _cross_fit(head, module, folds, stop, data, usable)
     elif not _is_cv(head):
         module.alpha.fill_(float(head.alpha))
     history = {
@@ -53,7 +53,7 @@ def fit_logit_bias(head: LogitBiasFusion, data: FitData) -> FitResult:
         "steps": int(round(_STOPS[stop] * head.max_steps)),
         "held_out_loss": losses,
     }
-    return FitResult(module.eval(), oof, history)
+    return FitResult(module.eval(), oof, history, masked)
 
 
 class _Fold:
@@ -79,13 +79,16 @@ class _Fold:
         self.modules = _train(self.head, module, self.part, stops=_STOPS)
 
     @torch.no_grad()
-    def scores(self, stop: int, like: LogitBiasModule | None = None) -> Tensor:
-        """Scores of the held-out rows, with the alphas of ``like`` where given."""
+    def scores(
+        self, stop: int, like: LogitBiasModule | None = None, presence: Tensor | None = None
+    ) -> Tensor:
+        """Scores of the held-out rows, with the alphas of ``like`` and a presence, where given."""
         module = copy.deepcopy(self.modules[stop])
         if like is not None:
             module.alpha.copy_(like.alpha)
             module.alpha_alone.copy_(like.alpha_alone)
-        return module(self.held.blocks, self.held.presence).scores
+        shown = self.held.presence if presence is None else presence
+        return module(self.held.blocks, shown).scores
 
 
 @dataclass(frozen=True)
@@ -295,15 +298,22 @@ def _cross_fit(
     stop: int,
     data: FitData,
     usable: Tensor,
-) -> np.ndarray:
-    """Out-of-fold scores, each fold with alphas chosen on the other folds; NaN where unusable."""
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Out-of-fold scores as observed and as masked; NaN where unusable.
+
+    Each fold has alphas that were chosen on the other folds.
+    """
     held = _gather(folds, data, stop)
     oof = torch.full_like(held.log_prior, torch.nan)
+    masked = None if data.masked is None else oof.clone()
     for fold in folds:
         others = usable.clone()
         others[fold.test] = False
         part = copy.deepcopy(module)
         _choose_alpha(head, part, held, data, others)
         oof[fold.test] = fold.scores(stop, part)
+        if masked is not None:
+            masked[fold.test] = fold.scores(stop, part, fold.held.masked)
+            masked[~usable] = torch.nan
     oof[~usable] = torch.nan
-    return oof.cpu().numpy()
+    return oof.cpu().numpy(), None if masked is None else masked.cpu().numpy()

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from mmfuse.heads import BaseHead, EarlyFusion, LateFusion, LogitBiasFusion, TextCentricFusion
+from mmfuse.heads import (
+    BaseHead,
+    ContextualFusion,
+    EarlyFusion,
+    LateFusion,
+    LogitBiasFusion,
+    TextCentricFusion,
+)
 
 FAST = {"max_epochs": 30, "patience": 5, "hidden": (16,), "learning_rate": 0.01}
 FAST_TEXT = {**FAST, "hidden": 16, "projection": 16, "n_members": 4}
@@ -14,6 +21,7 @@ HEADS: dict[str, BaseHead] = {
     "early-mlp": EarlyFusion("mlp", **FAST),
     "late-linear": LateFusion(),
     "late-mlp": LateFusion(EarlyFusion("mlp", **FAST)),
+    "contextual": ContextualFusion(),
     "text-centric": TextCentricFusion(**FAST_TEXT),
 }
 

@@ -272,3 +272,21 @@ def test_regression_and_missing_classes_are_refused() -> None:
     X["aux"][y == 2] = np.nan
     with pytest.raises(ValueError, match=r"no training row of class 2 .* has the modality 'aux'"):
         FusionClassifier(LogitBiasFusion("prior")).fit(X, y)
+
+
+def test_held_out_rows_are_scored_under_a_second_presence_too() -> None:
+    X, y = shots()
+    blocks = {name: torch.as_tensor(block) for name, block in X.items()}
+    everything = torch.ones(len(y), 2, dtype=torch.bool)
+    masked = everything.clone()
+    masked[::2, 0] = False
+    folds = [(np.flatnonzero(np.arange(80) % 4 != f), np.arange(f, 80, 4)) for f in range(4)]
+    weight = torch.ones(len(y), dtype=torch.float64)
+    target = torch.as_tensor(y)
+    data = FitData(
+        blocks, everything, target, weight, folds, 5, "classification", seed=0, masked=masked
+    )
+    result = LogitBiasFusion("prior", max_steps=20).fit_module(data)
+    np.testing.assert_allclose(result.oof_masked[::2], X["prior"][::2])
+    np.testing.assert_array_equal(result.oof_masked[1::2], result.oof_scores[1::2])
+    assert (result.oof_masked[::2] != result.oof_scores[::2]).any()
