@@ -28,7 +28,9 @@ def fit_logit_bias(head: LogitBiasFusion, data: FitData) -> FitResult:
     module = head.build(data.dims, data.n_outputs, data.task).to(data.presence.device)
     _start(module, data)
     _check_classes(module, data)
-    folds = [_Fold(head, data, train, test) for train, test in data.folds if module.names]
+    if not module.names:
+        return _prior_alone(module, data)
+    folds = [_Fold(head, data, train, test) for train, test in data.folds]
     usable = torch.zeros_like(data.presence[:, 0])
     for fold in folds:
         usable[fold.test[fold.usable]] = True
@@ -53,6 +55,17 @@ def fit_logit_bias(head: LogitBiasFusion, data: FitData) -> FitResult:
         "steps": int(round(_STOPS[stop] * head.max_steps)),
         "held_out_loss": losses,
     }
+    return FitResult(module.eval(), oof, history, masked)
+
+
+@torch.no_grad()
+def _prior_alone(module: LogitBiasModule, data: FitData) -> FitResult:
+    """Without auxiliary blocks nothing is trained, so that every row counts as held out."""
+    oof = module(data.blocks, data.presence).scores.cpu().numpy()
+    masked = None
+    if data.masked is not None:
+        masked = module(data.blocks, data.masked).scores.cpu().numpy()
+    history = {"alpha": {}, "alpha_alone": {}, "steps": 0, "held_out_loss": []}
     return FitResult(module.eval(), oof, history, masked)
 
 
@@ -126,8 +139,7 @@ def _start(module: LogitBiasModule, data: FitData) -> Tensor:
         parameter.copy_((kept.T @ values) / total.clamp(min=1e-12)[:, None])
         seen.append(total > 0)
     module.spread.copy_(module.common_spread(features, data.presence, weight))
-    empty = torch.zeros(0, data.n_outputs, dtype=torch.bool, device=weight.device)
-    return torch.stack(seen) if seen else empty
+    return torch.stack(seen) if seen else torch.zeros(0, data.n_outputs, dtype=torch.bool)
 
 
 def _check_classes(module: LogitBiasModule, data: FitData) -> None:
@@ -183,8 +195,6 @@ def _train(
         {"params": [w], "lr": head.learning_rate * float(w.detach().square().mean().sqrt())}
         for w in module.weight
     ]
-    if not groups:
-        return [module]
     optimiser = torch.optim.Adam(groups)
     total = max(head.max_steps, 1)
     schedule = torch.optim.lr_scheduler.LambdaLR(

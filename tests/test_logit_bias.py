@@ -227,8 +227,14 @@ def test_several_branches_and_gaps() -> None:
     for prior in ("prior", None):
         model = FusionClassifier(LogitBiasFusion(prior, max_steps=20), random_state=0).fit(X, y)
         assert model.score(X, y) > 0.7
-    only = FusionClassifier(LogitBiasFusion("prior")).fit({"prior": X["prior"]}, y)
-    assert np.isfinite(only.predict_proba({"prior": X["prior"]})).all()
+
+
+def test_a_prior_alone_is_calibrated_and_nothing_else() -> None:
+    X, y = shots()
+    only = {"prior": 3.0 * X["prior"]}
+    model = FusionClassifier(LogitBiasFusion("prior")).fit(only, y)
+    assert model.calibrator_.temperature_ > 1.5  # three times too sure
+    np.testing.assert_array_equal(model.predict(only), X["prior"].argmax(axis=1))
 
 
 def test_prior_is_not_rescaled_also_after_loading(tmp_path) -> None:
