@@ -3,6 +3,7 @@
 if __name__ != "mmfuse.heads":
     raise ImportError("import it as mmfuse.heads, not as a top-level package")
 
+from mmfuse.heads.auto import AutoFusion
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.heads.contextual import ContextualFusion, contextual_path
 from mmfuse.heads.early import EarlyFusion
@@ -11,6 +12,7 @@ from mmfuse.heads.logit_bias import LogitBiasFusion
 from mmfuse.heads.text_centric import TextCentricFusion
 
 __all__ = [
+    "AutoFusion",
     "BaseHead",
     "ContextualFusion",
     "EarlyFusion",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -132,10 +133,19 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
                 need_oof=self.calibration is not None,
             )
         )
-        self.fusion_head_ = clone(head)  # what was fitted, whatever set_params does later
+        # what was fitted, whatever set_params does later
+        self.fusion_head_ = clone(head) if result.head is None else result.head
         self.head_ = result.module
         self.history_ = {"head": type(head).__name__, **result.history}
         return result.oof_scores
+
+    @property
+    def head_report_(self) -> Any:
+        """Candidates that `AutoFusion` tried, a DataFrame: losses, weights and seconds of each."""
+        check_is_fitted(self, "head_")
+        if "candidates" not in self.history_:
+            raise AttributeError("head_report_ is there after fitting with head=AutoFusion() only.")
+        return pd.DataFrame.from_dict(self.history_["candidates"], orient="index")
 
     def _encode_training(self, table: Any) -> Blocks:
         if isinstance(table, Blocks):

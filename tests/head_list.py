@@ -5,6 +5,7 @@ from __future__ import annotations
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from mmfuse.heads import (
+    AutoFusion,
     BaseHead,
     ContextualFusion,
     EarlyFusion,
@@ -17,6 +18,7 @@ FAST = {"max_epochs": 30, "patience": 5, "hidden": (16,), "learning_rate": 0.01}
 FAST_TEXT = {**FAST, "hidden": 16, "projection": 16, "n_members": 4}
 
 HEADS: dict[str, BaseHead] = {
+    "auto": AutoFusion({"early": EarlyFusion(C=1.0), "late": LateFusion(C=1.0)}),
     "early-linear": EarlyFusion(),
     "early-mlp": EarlyFusion("mlp", **FAST),
     "late-linear": LateFusion(),

@@ -369,7 +369,8 @@ def _joined_ids(indexes: list[pd.Index], how: str) -> pd.Index:
     ids = indexes[0]
     for index in indexes[1:]:
         if how == "outer":
-            ids = ids.append(index[~index.isin(ids)])
+            new = index[~index.isin(ids)]
+            ids = ids.append(new) if len(new) else ids  # an empty one may change the type
         elif how == "inner":
             ids = ids[ids.isin(index)]
     return ids

@@ -1,0 +1,292 @@
+"""Choosing a head: candidates scored out of fold, then one of them or a blend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import log_softmax, logsumexp
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+)
+from torch import Tensor, nn
+
+from mmfuse.calibration import TemperatureScaling
+from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
+from mmfuse.heads.early import EarlyFusion
+from mmfuse.heads.late import LateFusion
+from mmfuse.patterns import draw_presence
+
+__all__ = ["AutoFusion"]
+
+_CONDITIONS = ("complete", "incomplete")
+_STEPS = 12  # members that a greedy blend may draw, with repetition
+_GAIN = 0.003  # relative fall of the loss that a further member must bring
+_BOOSTING_UP_TO = 200  # features beyond which boosting costs more than it has been seen to bring
+
+
+class AutoFusion(BaseHead):
+    """Try several heads on the training rows and keep the best, or a blend of the best.
+
+    Every candidate is scored by its out-of-fold loss, separately on complete rows and on rows with
+    a modality missing. Where the training table is complete, absence is simulated in held-out rows.
+    For each of the two conditions a greedy blend starts from the best candidate and takes in
+    another only while that lowers the loss; candidates that neither blend uses are dropped. The
+    estimator's ``head_report_`` shows every candidate's losses and weights.
+
+    Parameters
+    ----------
+    candidates : dict of str to head, default=None
+        None means linear early and late fusion, a multilayer perceptron, and trees: extra trees
+        early and late, and gradient boosting where there are at most 200 features.
+    absence : float, default=0.3
+        Chance that a modality is hidden from a held-out row where the training table is complete.
+
+    Notes
+    -----
+    Blending follows Caruana, Niculescu-Mizil, Crew and Ksikes (2004), "Ensemble selection from
+    libraries of models": a mean of probabilities over members drawn with repetition. Splitting it
+    by what is present, and tempering each member first, are ours.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mmfuse import FusionClassifier
+    >>> from mmfuse.heads import AutoFusion, EarlyFusion, LateFusion
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.repeat([0, 1], 30)
+    >>> X = {"a": rng.normal(y[:, None], 1, (60, 3)), "b": rng.normal(y[:, None], 1, (60, 2))}
+    >>> head = AutoFusion({"early": EarlyFusion(), "late": LateFusion()})
+    >>> model = FusionClassifier(head, random_state=0).fit(X, y)
+    >>> sorted(model.head_report_.index)
+    ['early', 'late']
+    """
+
+    def __init__(
+        self, candidates: Mapping[str, BaseHead] | None = None, *, absence: float = 0.3
+    ) -> None:
+        self.candidates = candidates
+        self.absence = absence
+
+    def _candidates(self, block_dims: dict[str, int], task: str) -> dict[str, BaseHead]:
+        if self.candidates is not None:
+            return dict(self.candidates)
+        trees: Any = ExtraTreesClassifier if task == "classification" else ExtraTreesRegressor
+        boosting: Any = (
+            HistGradientBoostingClassifier
+            if task == "classification"
+            else HistGradientBoostingRegressor
+        )
+        forest = trees(300, min_samples_leaf=2)
+        found: dict[str, BaseHead] = {
+            "early-linear": EarlyFusion(),
+            "early-mlp": EarlyFusion("mlp"),
+            "early-trees": EarlyFusion(forest),
+        }
+        if len(block_dims) > 1:
+            found |= {"late-linear": LateFusion(), "late-trees": LateFusion(forest)}
+        if sum(block_dims.values()) <= _BOOSTING_UP_TO:
+            few_leaves = boosting(max_iter=80, max_leaf_nodes=15, early_stopping=False)
+            found["early-boosting"] = EarlyFusion(few_leaves)
+        return found
+
+    def check_parameters(self, block_dims: dict[str, int], task: str) -> None:
+        if not 0 < self.absence < 1:
+            raise ValueError(f"AutoFusion: absence must be in (0, 1); got {self.absence!r}.")
+        candidates = self._candidates(block_dims, task)
+        if not candidates:
+            raise ValueError("AutoFusion: candidates must hold at least one head.")
+        for name, head in candidates.items():
+            if not isinstance(head, BaseHead):
+                raise ValueError(
+                    f"AutoFusion: candidate {name!r} must be a head from mmfuse.heads; "
+                    f"got {head!r}."
+                )
+            head.check_parameters(block_dims, task)
+
+    def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> BlendModule:
+        members = {
+            name: head.build(block_dims, n_outputs, task)
+            for name, head in self._candidates(block_dims, task).items()
+        }
+        return BlendModule(block_dims, n_outputs, task, members)
+
+    def fit_module(self, data: FitData) -> FitResult:
+        """Fit every candidate, choose on out-of-fold scores, keep what is used."""
+        candidates = self._candidates(data.dims, data.task)
+        if not data.folds:  # nothing to choose by
+            name = "late-linear" if "late-linear" in candidates else next(iter(candidates))
+            candidates = {name: candidates[name]}
+        asked = replace(data, need_oof=True, masked=self._masked(data))
+        results, seconds = {}, {}
+        for name, head in candidates.items():
+            start = time.perf_counter()
+            results[name] = head.fit_module(asked)
+            seconds[name] = time.perf_counter() - start
+        choice = _Choice(asked, results)
+        report = choice.report(seconds)
+        kept = [name for name in results if choice.used(name)]
+        module = BlendModule(
+            data.dims, data.n_outputs, data.task, {name: results[name].module for name in kept}
+        )
+        module.to(data.presence.device)
+        choice.fill(module, kept)
+        chosen = AutoFusion({name: candidates[name] for name in kept}, absence=self.absence)
+        history = {"candidates": report, **{name: results[name].history for name in kept}}
+        oof = choice.blended() if data.need_oof else None
+        return FitResult(module.eval(), oof, history, head=chosen)
+
+    def _masked(self, data: FitData) -> Tensor | None:
+        if data.presence.shape[1] == 1 or float((~data.presence).float().mean()) > 0.01:
+            return data.masked
+        generator = torch.Generator().manual_seed(data.seed)
+        hidden = draw_presence(data.presence.cpu(), self.absence, generator)
+        return hidden.to(data.presence.device)
+
+
+class BlendModule(FusionModule):
+    """A weighted mean of tempered probabilities, or of values; weights depend on the condition."""
+
+    weights: Tensor
+    log_temperature: Tensor
+
+    def __init__(
+        self, block_dims: dict[str, int], n_outputs: int, task: str, members: dict[str, Any]
+    ) -> None:
+        super().__init__(block_dims, n_outputs, task)
+        self.members = nn.ModuleList(members.values())
+        self.names = list(members)
+        equal = torch.full((2, len(members)), 1 / len(members), dtype=torch.float64)
+        self.register_buffer("weights", equal)
+        self.register_buffer("log_temperature", torch.zeros(len(members), dtype=torch.float64))
+
+    def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
+        parts = torch.stack([m(blocks, presence).scores.double() for m in self.members], dim=1)
+        complete = presence.all(dim=1)
+        weights = torch.where(complete[:, None], self.weights[0], self.weights[1])  # (n, members)
+        if self.task == "regression":
+            return HeadOutput((weights[..., None] * parts).sum(dim=1))
+        log_p = torch.log_softmax(parts * (-self.log_temperature).exp()[None, :, None], dim=-1)
+        scores = torch.logsumexp(log_p + weights.clamp(min=1e-300).log()[..., None], dim=1)
+        return HeadOutput(scores, {"members": log_p})
+
+
+class _Choice:
+    """Losses of the candidates under both conditions, and the blend that follows from them."""
+
+    def __init__(self, data: FitData, results: dict[str, FitResult]) -> None:
+        self.names = list(results)
+        self.classification = data.task == "classification"
+        self.target = data.target.cpu().numpy()
+        self.weight = data.weight.cpu().numpy()
+        self.complete = data.presence.all(dim=1).cpu().numpy()
+        self.temperature = np.ones(len(self.names))
+        self.observed = self._tempered([r.oof_scores for r in results.values()], fit=True)
+        masked = [r.oof_masked for r in results.values()]
+        usable = data.masked is not None and all(m is not None for m in masked)
+        self.masked = self._tempered(masked, fit=False) if usable else None
+        self.masked_rows = (
+            ~data.masked.all(dim=1).cpu().numpy() if usable and data.masked is not None else None
+        )
+        self.weights = {c: self._greedy(c) for c in _CONDITIONS}
+
+    def _tempered(self, scores: list, *, fit: bool) -> np.ndarray | None:
+        """Log probabilities or values of every candidate: (members, n, K)."""
+        if any(s is None for s in scores):
+            return None
+        stacked = np.stack(scores)
+        if not self.classification:
+            return stacked
+        for i, s in enumerate(stacked):
+            held = np.isfinite(s).all(axis=1)
+            if fit and held.any():
+                scaling = TemperatureScaling()
+                scaling.fit(s[held], self.target[held], self.weight[held])
+                self.temperature[i] = scaling.temperature_
+        return log_softmax(stacked / self.temperature[:, None, None], axis=2)
+
+    def _rows(self, condition: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Predictions (members, r, K), targets and weights of the rows of a condition."""
+        if self.observed is None:
+            return None
+        held = np.isfinite(self.observed).all(axis=(0, 2)) & (self.weight > 0)
+        parts = []
+        rows = held & (self.complete if condition == "complete" else ~self.complete)
+        parts.append((self.observed[:, rows], self.target[rows], self.weight[rows]))
+        if condition == "incomplete" and self.masked is not None:
+            rows = held & self.masked_rows
+            parts.append((self.masked[:, rows], self.target[rows], self.weight[rows]))
+        if sum(len(part[1]) for part in parts) < 5:
+            return None
+        predictions = np.concatenate([part[0] for part in parts], axis=1)
+        return predictions, *(np.concatenate([part[i] for part in parts]) for i in (1, 2))
+
+    def _loss(self, mix: np.ndarray, rows: tuple) -> float:
+        """Weighted mean loss of the blend ``mix`` (members,)."""
+        predictions, target, weight = rows
+        if not self.classification:
+            error = np.tensordot(mix, predictions, axes=1) - target
+            return float(weight @ (0.5 * (error**2).sum(axis=1)) / weight.sum())
+        true = predictions[:, np.arange(len(target)), target]
+        used = mix > 0
+        log_p = logsumexp(true[used] + np.log(mix[used])[:, None], axis=0)
+        return float(-(weight @ log_p) / weight.sum())
+
+    def _greedy(self, condition: str) -> np.ndarray:
+        rows = self._rows(condition) or self._rows("complete") or self._rows("incomplete")
+        count = len(self.names)
+        if rows is None or count == 1:
+            return np.eye(count)[0]
+        drawn = np.zeros(count)
+        best = np.inf
+        for _ in range(_STEPS):
+            options = [
+                self._loss((drawn + unit) / (drawn.sum() + 1), rows) for unit in np.eye(count)
+            ]
+            if not options or min(options) > best * (1 - _GAIN):
+                break
+            best = min(options)
+            drawn[int(np.argmin(options))] += 1
+        return drawn / drawn.sum()
+
+    def used(self, name: str) -> bool:
+        """Whether either blend draws the candidate."""
+        i = self.names.index(name)
+        return any(self.weights[c][i] > 0 for c in _CONDITIONS)
+
+    def report(self, seconds: dict[str, float]) -> dict[str, dict[str, float | None]]:
+        """Losses, weights and seconds of every candidate."""
+        found: dict[str, dict[str, float | None]] = {}
+        for i, name in enumerate(self.names):
+            found[name] = {}
+            for c in _CONDITIONS:
+                rows, unit = self._rows(c), np.eye(len(self.names))[i]
+                found[name][f"loss_{c}"] = None if rows is None else self._loss(unit, rows)
+                found[name][f"weight_{c}"] = float(self.weights[c][i])
+            found[name]["seconds"] = round(seconds[name], 3)
+        return found
+
+    def fill(self, module: BlendModule, kept: list[str]) -> None:
+        """Write weights and temperatures of the kept candidates into the module."""
+        places = [self.names.index(name) for name in kept]
+        weights = np.stack([self.weights[c][places] for c in _CONDITIONS])
+        module.weights.copy_(torch.as_tensor(weights))
+        module.log_temperature.copy_(torch.as_tensor(np.log(self.temperature[places])))
+
+    def blended(self) -> np.ndarray | None:
+        """Out-of-fold scores of the blend, as observed: (n, K)."""
+        if self.observed is None:
+            return None
+        mix = np.where(
+            self.complete[:, None], self.weights["complete"], self.weights["incomplete"]
+        ).T[..., None]
+        if not self.classification:
+            return (mix * self.observed).sum(axis=0)
+        return logsumexp(self.observed, axis=0, b=mix)
