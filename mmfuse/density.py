@@ -110,9 +110,7 @@ class Density:
         middle = np.asarray(mean, dtype=np.float64).reshape(-1)
         spread = np.broadcast_to(np.asarray(std, dtype=np.float64), middle.shape)
         if not np.isfinite(middle).all() or not (np.isfinite(spread) & (spread > 0)).all():
-            raise ValueError(
-                "Density.from_normal: means must be finite and std finite and above 0."
-            )
+            raise ValueError("Density.from_normal: mean and std must be finite, and std above 0.")
         levels = ndtr((grid - middle[:, None]) / spread[:, None])
         levels[:, 0], levels[:, -1] = 0.0, 1.0
         return cls(grid, np.diff(levels, axis=1))

@@ -35,6 +35,7 @@ _PLAIN = (  # fitted attributes that JSON can hold, where the estimator has them
     "prior_quantiles_",
     "bin_edges_",
     "temperature_",
+    "pit_map_",
     "single_",
     "history_",
     "input_columns_",
