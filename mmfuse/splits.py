@@ -70,6 +70,8 @@ def _default_folds(
     if classification:
         _, counts = np.unique(y, return_counts=True)
         splits = min(splits, max(2, int(counts.min())))
+        if counts.max() < 2:
+            return []  # one row of each class: whatever is held out was never learned
     if groups is not None:
         n_groups = len(np.unique(groups))
         if n_groups < 2:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler, normalize
 
 from mmfuse import FusionClassifier, FusionRegressor, load
@@ -208,13 +210,34 @@ def test_order_of_classes_only_permutes() -> None:
 
 @pytest.mark.parametrize("per_class", [1, 2, 4])
 def test_few_shots(per_class: int) -> None:
-    X, y = shots(per_class)
-    X_new, y_new = shots(60, seed=1)
+    X, y = shots(per_class, classes=8)
+    X_new, y_new = shots(60, classes=8, seed=1)
     model = FusionClassifier(LogitBiasFusion("prior"), random_state=0).fit(X, y)
     prior_score = (X_new["prior"].argmax(axis=1) == y_new).mean()
     assert model.score(X_new, y_new) > prior_score
     if per_class == 1:  # no fold holds a class that it has seen
         assert model.history_["alpha"] == {"aux": 0.5} and model.history_["steps"] == 0
+
+
+def test_two_real_digits_a_class_help_a_weak_model() -> None:
+    """A model that sees the upper 3 of 8 lines, and the rest of the picture as the other view."""
+    pictures, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    pictures, labels = pictures[order], labels[order]
+    weak = LogisticRegression(C=0.001, max_iter=2000).fit(pictures[1000:, :24], labels[1000:])
+
+    def table(rows):
+        return {
+            "logits": weak.decision_function(pictures[rows, :24]),
+            "rest": pictures[rows, 24:],
+        }
+
+    few = np.concatenate([np.flatnonzero(labels[:600] == k)[:2] for k in range(10)])
+    test = np.arange(600, 1000)
+    model = FusionClassifier(LogitBiasFusion("logits"), random_state=0).fit(table(few), labels[few])
+    fused = model.score(table(test), labels[test])
+    assert fused > model.score({"logits": table(test)["logits"]}, labels[test]) + 0.1
+    assert fused > model.score({"rest": table(test)["rest"]}, labels[test]) + 0.1
 
 
 def test_several_branches_and_gaps() -> None:
