@@ -94,9 +94,10 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
     piecewise-constant density, and so densities, means and intervals share one convention. The
     calibration and the answers for missing modalities are ours.
 
-    Bins are classes without an order, and a linear head needs rows to learn their order: with
-    about 20 rows per bin, simulated 90 % intervals held 98 % of the values, with 100 rows per bin
-    93 %. Where rows are few, take fewer bins or ``calibration="pit"``.
+    Bins are classes without an order, and a linear head needs rows to learn their order: with 20
+    rows per bin, simulated 90 % intervals of `LateFusion` held 99 % of the values and were hardly
+    wider without one of two modalities; with 100 rows per bin they held 93 % and were a quarter
+    wider. Where rows are few, take fewer bins or ``calibration="pit"``.
 
     Examples
     --------
