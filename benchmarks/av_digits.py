@@ -9,9 +9,9 @@ Run from the root of the repository::
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
+from page import write_section
 
 from mmfuse import FusionClassifier, ModalityEncoder
 from mmfuse.blocks import Blocks
@@ -19,8 +19,6 @@ from mmfuse.datasets import load_av_digits
 from mmfuse.encoders import ImageEncoder, LogMelEncoder
 from mmfuse.metrics import expected_calibration_error, log_loss
 
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-START, END = "<!-- av_digits: start -->", "<!-- av_digits: end -->"
 ROWS = {
     "image + audio": (("image", "audio"), None),
     "image + audio, audio missing in every test row": (("image", "audio"), "audio"),
@@ -89,18 +87,6 @@ def section(y: np.ndarray, speakers: np.ndarray, found: dict[str, np.ndarray]) -
     return "\n".join([*lines, "", "Made by `benchmarks/av_digits.py`."])
 
 
-def write_section(page: Path, text: str) -> None:
-    """Put the section between its markers, or at the end of the page."""
-    old = page.read_text(encoding="utf-8") if page.exists() else "# Benchmarks\n"
-    block = f"{START}\n{text}\n{END}"
-    if START in old:
-        before, rest = old.split(START, 1)
-        new = before + block + rest.split(END, 1)[1]
-    else:
-        new = f"{old.rstrip()}\n\n{block}\n"
-    page.write_text(new, encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dry-run", action="store_true", help="print only")
@@ -109,7 +95,7 @@ def main() -> None:
     text = section(y, speakers, held_out_probabilities(blocks, y, speakers))
     print(text)
     if not dry:
-        write_section(PAGE, text)
+        write_section("av_digits", text)
 
 
 if __name__ == "__main__":

@@ -110,6 +110,11 @@ class AutoFusion(BaseHead):
                     f"got {head!r}."
                 )
             head.check_parameters(block_dims, task)
+            if head.raw_blocks(block_dims):
+                raise ValueError(
+                    f"AutoFusion: candidate {name!r} reads the logits of a prior block, and all "
+                    "candidates share standardised blocks; use that head by itself."
+                )
 
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> BlendModule:
         members = {

@@ -94,6 +94,11 @@ class LateFusion(BaseHead):
             )
         for name, width in block_dims.items():
             self._base().check_parameters({name: width}, task)
+            if self._base().raw_blocks({name: width}):
+                raise ValueError(
+                    f"LateFusion: base {type(self._base()).__name__} reads the logits of a prior "
+                    "block, and every modality is standardised here; use that head by itself."
+                )
 
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> LateModule:
         base = self._base()

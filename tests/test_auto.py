@@ -10,7 +10,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import cross_val_predict
 
 from mmfuse import FusionClassifier, FusionRegressor, load
-from mmfuse.heads import AutoFusion, EarlyFusion, LateFusion
+from mmfuse.heads import AutoFusion, EarlyFusion, LateFusion, LogitBiasFusion
 from tests.data import data_folder
 from tests.samples import two_views
 
@@ -90,6 +90,10 @@ def test_regression_and_too_few_rows() -> None:
     [
         (AutoFusion({}), "candidates must hold at least one head"),
         (AutoFusion({"late": "late"}), "candidate 'late' must be a head from mmfuse.heads"),
+        (
+            AutoFusion({"bias": LogitBiasFusion("a")}),
+            "'bias' reads the logits of a prior",
+        ),
         (AutoFusion(absence=0.0), r"absence must be in \(0, 1\)"),
         (AutoFusion({"late": LateFusion(C=-1)}), "C must be 'cv' or a positive number"),
     ],
