@@ -102,7 +102,8 @@ class PerView:
         self.models = {name: linear(cv=False).fit(X[name], y) for name in X.names}
         self.classes_, counts = np.unique(y, return_counts=True)
         self.log_prior = np.log(counts / counts.sum())
-        half = np.arange(len(y)) % 2 == 0
+        codes = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
+        half = codes % 2 == 0
         trial = {
             n: linear(cv=False).fit(X[n][half], y[half]).score(X[n][~half], y[~half])
             for n in X.names
@@ -230,8 +231,9 @@ def main() -> None:
         if not arguments.dry_run:
             text += (
                 f"\n\nWith gaps: each view hidden from a test row with chance {ABSENT} (a row that "
-                "would lose all keeps all), training complete; baselines that cannot take NaN get mean imputation. Out-of-fold "
-                "predictions pooled. Made by `benchmarks/accuracy.py`."
+                "would lose all keeps all), training complete; baselines that cannot take NaN get "
+                "mean imputation. Out-of-fold predictions pooled. Made by "
+                "`benchmarks/accuracy.py`."
             )
             write_section(f"accuracy {name}", text)
 
