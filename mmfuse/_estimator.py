@@ -93,8 +93,13 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         weight: np.ndarray,
         groups: np.ndarray | None,
         n_outputs: int,
+        *,
+        stratify: bool = True,
     ) -> np.ndarray | None:
-        """Encode, standardise and train; returns out-of-fold scores."""
+        """Encode, standardise and train; returns out-of-fold scores.
+
+        Folds are stratified by class, where the task has classes, unless ``stratify`` is False.
+        """
         import torch
 
         from mmfuse._device import resolve_device
@@ -102,8 +107,8 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         from mmfuse.standardize import Standardizer
 
         seed = spawn_seed(self.random_state)
-        classification = self._task == "classification"
-        folds = make_folds(self.cv, target, groups, classification=classification, seed=seed)
+        by_class = stratify and self._task == "classification"
+        folds = make_folds(self.cv, target, groups, classification=by_class, seed=seed)
         blocks = self._encode_training(table)
         head = LateFusion() if self.head is None else self.head
         if not isinstance(head, BaseHead):

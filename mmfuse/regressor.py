@@ -23,7 +23,6 @@ from mmfuse.binning import (
 from mmfuse.calibration import make_calibrator
 from mmfuse.density import Density, check_edges
 from mmfuse.recalibration import PITRecalibrator
-from mmfuse.splits import make_folds
 from mmfuse.targets import check_groups, check_value_target, check_weight
 
 __all__ = ["FusionRegressor"]
@@ -231,12 +230,8 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         self.bin_edges_ = edges
         totals = np.bincount(index, weights=weight, minlength=len(edges) - 1)
         self.prior_ = totals / totals.sum()
-        given = self.cv
-        try:  # folds by value: stratifying would cut them to the rows of the rarest bin
-            self.cv = make_folds(given, y[:, 0], groups, classification=False, seed=self._seed())
-            oof = self._fit_head(table, index, weight, groups, len(totals))
-        finally:
-            self.cv = given
+        # stratifying would cut the folds to the rows of the rarest bin
+        oof = self._fit_head(table, index, weight, groups, len(totals), stratify=False)
         self._calibrate(oof, index, y[:, 0], weight)
         return self
 
@@ -255,11 +250,6 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
             density = Density(self.bin_edges_, softmax(oof[held] / self.temperature_, axis=1))
             fitted = PITRecalibrator().fit(density, y[held], weight[held])
             self.pit_map_ = np.stack([fitted.pit_, fitted.level_])
-
-    def _seed(self) -> int:
-        return int(self.random_state) if isinstance(self.random_state, (int, np.integer)) else 0
-
-    # -- predicting -----------------------------------------------------------------------------
 
     def predict(self, X: Any) -> np.ndarray:
         """Predicted value of every row: (n,) or (n, T), as y was, in its unit."""
