@@ -22,6 +22,7 @@ from mmfuse.calibration import TemperatureScaling
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.heads.early import EarlyFusion
 from mmfuse.heads.late import LateFusion
+from mmfuse.objectives import Objective
 from mmfuse.patterns import draw_presence
 
 __all__ = ["AutoFusion"]
@@ -97,10 +98,10 @@ class AutoFusion(BaseHead):
             found["early-boosting"] = EarlyFusion(few_leaves)
         return found
 
-    def check_parameters(self, block_dims: dict[str, int], task: str) -> None:
+    def check_parameters(self, block_dims: dict[str, int], objective: Objective) -> None:
         if not 0 < self.absence < 1:
             raise ValueError(f"AutoFusion: absence must be in (0, 1); got {self.absence!r}.")
-        candidates = self._candidates(block_dims, task)
+        candidates = self._candidates(block_dims, objective.task)
         if not candidates:
             raise ValueError("AutoFusion: candidates must hold at least one head.")
         for name, head in candidates.items():
@@ -109,7 +110,7 @@ class AutoFusion(BaseHead):
                     f"AutoFusion: candidate {name!r} must be a head from mmfuse.heads; "
                     f"got {head!r}."
                 )
-            head.check_parameters(block_dims, task)
+            head.check_parameters(block_dims, objective)
             if head.raw_blocks(block_dims):
                 raise ValueError(
                     f"AutoFusion: candidate {name!r} reads the logits of a prior block, and all "

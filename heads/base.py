@@ -10,6 +10,8 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
+from mmfuse.objectives import Objective
+
 __all__ = ["BaseHead", "FitData", "FitResult", "FusionModule", "HeadOutput"]
 
 
@@ -45,8 +47,8 @@ class FitData:
         Sample weights times class weights.
     folds : list of (train, test)
         Group-disjoint row numbers for cross-fitting; may be empty.
-    n_outputs : int
-    task : {"classification", "regression"}
+    objective : Objective
+        What is learned; its ``task`` and ``n_outputs`` are attributes here too.
     seed : int
     verbose : int
     need_oof : bool
@@ -61,12 +63,19 @@ class FitData:
     target: Tensor
     weight: Tensor
     folds: list[tuple[np.ndarray, np.ndarray]]
-    n_outputs: int
-    task: str
+    objective: Objective
     seed: int
     verbose: int = 0
     need_oof: bool = True
     masked: Tensor | None = None
+
+    @property
+    def task(self) -> str:
+        return self.objective.task
+
+    @property
+    def n_outputs(self) -> int:
+        return self.objective.n_outputs
 
     @property
     def dims(self) -> dict[str, int]:
@@ -81,8 +90,7 @@ class FitData:
             self.target[rows],
             self.weight[rows],
             folds or [],
-            self.n_outputs,
-            self.task,
+            self.objective,
             self.seed,
             self.verbose,
             self.need_oof,
@@ -154,8 +162,11 @@ class BaseHead(BaseEstimator):
     descent. Constructor arguments are stored untouched and checked in ``check_parameters``.
     """
 
-    def check_parameters(self, block_dims: dict[str, int], task: str) -> None:
-        """Raise a ValueError that names the head, the argument, what is allowed and what came."""
+    def check_parameters(self, block_dims: dict[str, int], objective: Objective) -> None:
+        """Raise a ValueError that names the head, the argument, what is allowed and what came.
+
+        A head that cannot learn ``objective`` says so here.
+        """
 
     def raw_blocks(self, block_dims: dict[str, int]) -> tuple[str, ...]:
         """Names of the blocks that must come as they are, not standardised."""
@@ -174,12 +185,11 @@ class BaseHead(BaseEstimator):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define build")
 
-    def loss(self, output: HeadOutput, target: Tensor, weight: Tensor) -> Tensor:
-        """Weighted mean loss: cross-entropy for class indices, squared error for values."""
-        if target.dtype == torch.int64:
-            rows = nn.functional.cross_entropy(output.scores, target, reduction="none")
-        else:
-            rows = 0.5 * (output.scores - target).square().sum(dim=1)
+    def loss(
+        self, output: HeadOutput, target: Tensor, weight: Tensor, objective: Objective
+    ) -> Tensor:
+        """Weighted mean of the objective's loss."""
+        rows = objective.row_loss(output.scores, target)
         return (rows * weight).sum() / weight.sum().clamp(min=1e-12)
 
     def fit_module(self, data: FitData) -> FitResult:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule
 from mmfuse.heads.linear import LinearModule, _LinearFit, check_strength
+from mmfuse.objectives import Objective
 
 __all__ = ["ContextualFusion", "contextual_path"]
 
@@ -94,7 +95,7 @@ class ContextualFusion(BaseHead):
         self.C = C
         self.modality_dropout = modality_dropout
 
-    def check_parameters(self, block_dims: dict[str, int], task: str) -> None:
+    def check_parameters(self, block_dims: dict[str, int], objective: Objective) -> None:
         owner = type(self).__name__
         for argument in ("foreground", "background"):
             name = getattr(self, argument)
@@ -165,9 +166,8 @@ class ContextualFusion(BaseHead):
         weight = torch.cat([fit.fold_weight, fit.weight[:, None]], dim=1)
         place = list(data.blocks).index(self.suspect_name(data.dims))
         strength = base.to(weight.device).repeat(weight.shape[1], 1)
-        # the solver's penalty is double / (2 C), on a sum of losses; alpha is on their mean
-        double = 2.0 if data.task == "classification" and data.n_outputs == 2 else 1.0
-        extra = 2 * alpha * weight.sum(dim=0) / double
+        # the solver's penalty is scale / (2 C), on a sum of losses; alpha is on their mean
+        extra = 2 * alpha * weight.sum(dim=0) / data.objective.penalty_scale
         strength[:, place] = 1 / (1 / strength[:, place] + extra)
         theta, converged, n_iter = fit.problems.solve(weight, strength, start=start, tol=fit.tol)
         module = LinearModule(data.dims, data.n_outputs, data.task).to(data.presence.device)
@@ -250,8 +250,8 @@ class _PathRecorder(BaseHead):
         self.head = head
         self.alphas = alphas
 
-    def check_parameters(self, block_dims: dict[str, int], task: str) -> None:
-        self.head.check_parameters(block_dims, task)
+    def check_parameters(self, block_dims: dict[str, int], objective: Objective) -> None:
+        self.head.check_parameters(block_dims, objective)
 
     def fit_module(self, data: FitData) -> FitResult:
         results = self.head.fit_path(data, self.alphas)
@@ -290,8 +290,5 @@ def _mean_loss(oof: Tensor, data: FitData) -> float:
     """Weighted mean loss of the rows that were held out."""
     rows = torch.isfinite(oof).all(dim=1)
     weight = data.weight.double()[rows]
-    if data.task == "classification":
-        loss = torch.nn.functional.cross_entropy(oof[rows], data.target[rows], reduction="none")
-    else:
-        loss = 0.5 * (oof[rows] - data.target[rows].double()).square().sum(dim=1)
+    loss = data.objective.row_loss(oof[rows], data.target[rows])
     return float((weight * loss).sum() / weight.sum().clamp(min=1e-12))

@@ -9,6 +9,7 @@ from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule
 from mmfuse.heads.linear import LinearModule, check_strength, fit_linear
 from mmfuse.heads.mlp import MLPModule
 from mmfuse.heads.wrapped import WrappedModule, check_estimator_kind, fit_wrapped
+from mmfuse.objectives import Objective
 
 __all__ = ["EarlyFusion"]
 
@@ -82,7 +83,7 @@ class EarlyFusion(BaseHead):
         self.max_epochs = max_epochs
         self.patience = patience
 
-    def check_parameters(self, block_dims: dict[str, int], task: str) -> None:
+    def check_parameters(self, block_dims: dict[str, int], objective: Objective) -> None:
         owner = type(self).__name__
         check_strength(owner, self.C)
         for name in ("modality_dropout", "dropout"):
@@ -101,7 +102,7 @@ class EarlyFusion(BaseHead):
                     f"got {self.model!r}."
                 )
         else:
-            check_estimator_kind(owner, self.model, task)
+            check_estimator_kind(owner, self.model, objective.task)
 
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> FusionModule:
         if isinstance(self.model, str) and self.model == "linear":

@@ -13,6 +13,7 @@ from mmfuse.calibration import TemperatureScaling
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.heads.early import EarlyFusion
 from mmfuse.heads.pool import GaussianPool, LogPool, PoolData, fit_pool
+from mmfuse.objectives import Objective
 
 __all__ = ["LateFusion"]
 
@@ -78,7 +79,7 @@ class LateFusion(BaseHead):
             return self.base
         return EarlyFusion(self.base, C=self.C)
 
-    def check_parameters(self, block_dims: dict[str, int], task: str) -> None:
+    def check_parameters(self, block_dims: dict[str, int], objective: Objective) -> None:
         if self.calibrate not in ("temperature", None):
             raise ValueError(
                 f"LateFusion: calibrate must be 'temperature' or None; got {self.calibrate!r}."
@@ -93,7 +94,7 @@ class LateFusion(BaseHead):
                 f"got {self.base!r}."
             )
         for name, width in block_dims.items():
-            self._base().check_parameters({name: width}, task)
+            self._base().check_parameters({name: width}, objective)
             if self._base().raw_blocks({name: width}):
                 raise ValueError(
                     f"LateFusion: base {type(self._base()).__name__} reads the logits of a prior "
@@ -229,8 +230,7 @@ def _fit_expert(base: BaseHead, data: FitData, m: int) -> tuple[FitResult, Tenso
         part.target,
         part.weight,
         part.folds,
-        part.n_outputs,
-        part.task,
+        part.objective,
         part.seed,
         part.verbose,
         need_oof=True,  # the pool learns from them, whoever else does

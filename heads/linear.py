@@ -95,16 +95,14 @@ class _LinearFit:
     def __init__(self, data: FitData, modality_dropout: float) -> None:
         masks, mask_weight = dropout_masks(data.presence, modality_dropout, data.seed)
         device = data.presence.device
-        classification = data.task == "classification"
         self.data = data
         self.problems = LinearProblems(
             list(data.blocks.values()),
             data.presence,
-            data.target if classification else data.target.double(),
-            data.n_outputs,
+            data.target,
+            data.objective,
             masks=masks,
             mask_weight=mask_weight,
-            loss="multinomial" if classification else "squared",
         )
         self.weight = data.weight.double()
         self.fold_weight = torch.zeros(

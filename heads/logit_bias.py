@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
+from mmfuse.objectives import Objective
 
 __all__ = ["LogitBiasFusion", "LogitBiasModule", "standardise_rows", "uncertainty_factor"]
 
@@ -122,9 +123,9 @@ class LogitBiasFusion(BaseHead):
         """The prior's logits mean something as they are."""
         return () if self.prior is None else (self.prior,)
 
-    def check_parameters(self, block_dims: dict[str, int], task: str) -> None:
+    def check_parameters(self, block_dims: dict[str, int], objective: Objective) -> None:
         owner = type(self).__name__
-        if task != "classification":
+        if objective.task != "classification":
             raise ValueError(f"{owner} biases logits of classes; it has no form for regression.")
         if self.prior is not None and self.prior not in block_dims:
             raise ValueError(

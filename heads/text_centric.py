@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfuse.heads.base import BaseHead, FusionModule, HeadOutput
+from mmfuse.objectives import Objective
 
 __all__ = ["ChunkProjector", "CrossModalConnector", "TextCentricFusion", "TextCentricModule"]
 
@@ -121,7 +122,7 @@ class TextCentricFusion(BaseHead):
         self.max_epochs = max_epochs
         self.patience = patience
 
-    def check_parameters(self, block_dims: dict[str, int], task: str) -> None:
+    def check_parameters(self, block_dims: dict[str, int], objective: Objective) -> None:
         owner = type(self).__name__
         if self.anchor is not None and self.anchor not in block_dims:
             raise ValueError(

@@ -73,7 +73,9 @@ def _run_fold(
         with torch.inference_mode():
             module.eval()
             output = module(test.blocks, test.presence)
-            losses.append(float(head.loss(output, test.target, test.weight.float())))
+            losses.append(
+                float(head.loss(output, test.target, test.weight.float(), test.objective))
+            )
             held = [output.scores]
             if test.masked is not None:
                 held.append(module(test.blocks, test.masked).scores)
@@ -128,7 +130,8 @@ def _step(
         for m, (name, block) in enumerate(data.blocks.items())
     }
     optimiser.zero_grad()
-    loss = head.loss(module(blocks, presence), data.target[rows], weight[rows])
+    output = module(blocks, presence)
+    loss = head.loss(output, data.target[rows], weight[rows], data.objective)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
     optimiser.step()

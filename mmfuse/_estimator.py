@@ -92,7 +92,7 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         target: np.ndarray,
         weight: np.ndarray,
         groups: np.ndarray | None,
-        n_outputs: int,
+        objective: Any,
         *,
         stratify: bool = True,
     ) -> np.ndarray | None:
@@ -115,7 +115,7 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
             raise ValueError(
                 f"{type(self).__name__}: head must be a head from mmfuse.heads; got {head!r}."
             )
-        head.check_parameters(blocks.dims, self._task)
+        head.check_parameters(blocks.dims, objective)
         self.device_ = resolve_device(self.device)
         self.block_dims_, self.modalities_ = blocks.dims, blocks.names
         tensors = self._tensors(blocks)
@@ -131,8 +131,7 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
                 torch.as_tensor(target, device=self.device_),
                 weights,
                 folds,
-                n_outputs,
-                self._task,
+                objective,
                 seed,
                 self.verbose,
                 need_oof=self.calibration is not None,

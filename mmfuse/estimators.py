@@ -121,6 +121,8 @@ class FusionClassifier(ClassifierMixin, FusionEstimator):
         EncodingError
             If a cell cannot be encoded; names modality, row and file.
         """
+        from mmfuse.objectives import Multinomial
+
         table = self._open(X, reset=True)
         owner, n_rows = type(self).__name__, len(table)
         self.classes_, index = check_class_target(y, n_rows, owner)
@@ -136,7 +138,7 @@ class FusionClassifier(ClassifierMixin, FusionEstimator):
             make_calibrator(self.calibration, None, index, weight)
         totals = np.bincount(index, weights=weight, minlength=len(self.classes_))
         self.prior_ = totals / totals.sum()
-        oof = self._fit_head(table, index, weight, groups, len(self.classes_))
+        oof = self._fit_head(table, index, weight, groups, Multinomial(len(self.classes_)))
         self.calibrator_ = make_calibrator(self.calibration, oof, index, weight)
         if self.calibrator_ is not None:
             self.history_["calibration"] = self.calibrator_.get_state()

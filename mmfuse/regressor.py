@@ -205,6 +205,8 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
     def _fit_values(
         self, table: Any, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None
     ) -> FusionRegressor:
+        from mmfuse.objectives import Squared
+
         share = (weight / weight.sum())[:, None]
         self.prior_ = (share * y).sum(axis=0)
         spread = np.sqrt((share * (y - self.prior_) ** 2).sum(axis=0))
@@ -212,7 +214,7 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         if y.shape[1] == 1:
             self.prior_quantiles_ = weighted_quantiles(y[:, 0], weight)
         target = (y - self.prior_) / self.target_scale_
-        oof = self._fit_head(table, target, weight, groups, y.shape[1])
+        oof = self._fit_head(table, target, weight, groups, Squared(y.shape[1]))
         if oof is not None and self.calibration is not None:
             held = np.isfinite(oof).all(axis=1)
             share = weight[held, None] / weight[held].sum()
@@ -223,6 +225,8 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
     def _fit_bins(
         self, table: Any, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None
     ) -> FusionRegressor:
+        from mmfuse.objectives import Multinomial
+
         if y.shape[1] != 1:
             raise ValueError(f"output='binned' needs a single target; y has {y.shape[1]} columns.")
         edges = make_edges(self.bins, y[:, 0], weight)
@@ -231,7 +235,7 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         totals = np.bincount(index, weights=weight, minlength=len(edges) - 1)
         self.prior_ = totals / totals.sum()
         # stratifying would cut the folds to the rows of the rarest bin
-        oof = self._fit_head(table, index, weight, groups, len(totals), stratify=False)
+        oof = self._fit_head(table, index, weight, groups, Multinomial(len(totals)), stratify=False)
         self._calibrate(oof, index, y[:, 0], weight)
         return self
 

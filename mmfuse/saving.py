@@ -91,6 +91,7 @@ def _write(model: Any, folder: Path) -> None:
         },
         "unfitted_head": encoder.encode(model.head, "head"),
         "head": encoder.encode(model.fusion_head_, "head"),
+        "module": {"n_outputs": model.head_.n_outputs, "task": model.head_.task},
         "estimators": {
             key: encoder.write_estimator(estimator, f"head_ ({key})")
             for key, estimator in model.head_.all_estimators().items()
@@ -203,8 +204,8 @@ def _restore_modules(model: Any, config: dict, decoder: Decoder, folder: Path, d
     from mmfuse.standardize import Standardizer
 
     model.device_ = resolve_device(device)
-    n_outputs = len(model.prior_)
-    module = model.fusion_head_.build(model.block_dims_, n_outputs, model._task)
+    shape = config["module"]
+    module = model.fusion_head_.build(model.block_dims_, shape["n_outputs"], shape["task"])
     scaler = Standardizer(model.block_dims_)
     tensors = load_file(folder / _TENSORS)
     for prefix, target in (("head.", module), ("scaler.", scaler)):

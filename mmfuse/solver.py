@@ -11,10 +11,9 @@ rows), is::
     sum_i w_i sum_S q_iS loss(y_i, b + sum_{m in S} x_im W_m + sum_{m not in S} t_m)
         + sum_m (|W_m|^2 + |t_m|^2) / (2 C_m)
 
-``t_m`` is the learned token for absence of block m: its effect on the scores. With two classes the
-penalty is doubled, which makes the softmax over two classes equal to scikit-learn's binary logistic
-regression. The method is L-BFGS (Liu and Nocedal 1989), each problem with its own step length, in
-coordinates in which the curvature is nearly diagonal.
+``t_m`` is the learned token for absence of block m: its effect on the scores. The method is L-BFGS
+(Liu and Nocedal 1989), each problem with its own step length, in coordinates in which the curvature
+is nearly diagonal.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from mmfuse.objectives import Multinomial, Objective
 
 __all__ = ["LinearProblems", "LinearSolution", "rotate"]
 
@@ -89,13 +90,12 @@ class LinearProblems:
         Standardised, zero where absent.
     presence : Tensor of shape (n, M), bool
     target : Tensor of shape (n,) of class indices, or (n, K) of values
-    n_outputs : int
-        K.
+    objective : Objective
+        What a row costs; K scores.
     masks : Tensor of shape (n, S, M), bool
         Which of its blocks each row keeps in each pattern.
     mask_weight : Tensor of shape (S,)
         Sums to one.
-    loss : {"multinomial", "squared"}
     dtype : torch.dtype, default=torch.float64
     """
 
@@ -104,16 +104,15 @@ class LinearProblems:
         blocks: list[Tensor],
         presence: Tensor,
         target: Tensor,
-        n_outputs: int,
+        objective: Objective,
         *,
         masks: Tensor,
         mask_weight: Tensor,
-        loss: str = "multinomial",
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        self.dtype, self.loss, self.n_outputs = dtype, loss, n_outputs
+        self.dtype, self.loss, self.n_outputs = dtype, objective, objective.n_outputs
         self.present = presence
-        self.target = target
+        self.target = objective.target(target)
         ones = torch.ones(len(presence), dtype=dtype, device=presence.device)
         turned = [rotate(block.to(dtype), ones) for block in blocks]
         self.blocks = [block for block, _ in turned]
@@ -154,14 +153,7 @@ class LinearProblems:
 
     def row_loss(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (n, B) and its gradient in the scores (n, B, K)."""
-        if self.loss == "squared":
-            residual = scores - self.target[:, None, :]
-            return 0.5 * residual.square().sum(-1), residual
-        log_p = torch.log_softmax(scores, dim=-1)
-        index = self.target[:, None, None].expand(-1, scores.shape[1], 1)
-        gradient = log_p.exp()
-        gradient.scatter_add_(-1, index, torch.full_like(index, -1, dtype=gradient.dtype))
-        return -log_p.gather(-1, index)[..., 0], gradient
+        return self.loss.row_gradient(scores, self.target)
 
     def pattern_loss(self, theta: Tensor) -> Tensor:
         """Loss of every row under every problem, averaged over the patterns: shape (n, B)."""
@@ -212,8 +204,7 @@ class LinearProblems:
         return value, gradient
 
     def _penalty(self, strength: Tensor) -> Tensor:
-        double = 2.0 if self.loss == "multinomial" and self.n_outputs == 2 else 1.0
-        return double / strength
+        return self.loss.penalty_scale / strength
 
     def _curvature(self, theta: Tensor, weight: Tensor, strength: Tensor) -> Tensor:
         """Diagonal of the Hessian at ``theta``: (B, P)."""
@@ -222,11 +213,7 @@ class LinearProblems:
         kept = [torch.zeros_like(piece) for piece in pieces]
         gone, total = torch.zeros_like(token), torch.zeros_like(intercept)
         for s in range(self.masks.shape[1]):
-            if self.loss == "squared":
-                bend = torch.ones_like(pieces[0])
-            else:
-                p = torch.softmax(self._pattern_scores(pieces, token, intercept, s), dim=-1)
-                bend = p * (1 - p)
+            bend = self.loss.bend(self._pattern_scores(pieces, token, intercept, s))
             bend *= (weight * self.mask_weight[s])[..., None]
             total += bend.sum(0)
             for m in range(len(pieces)):
@@ -300,7 +287,7 @@ class LinearProblems:
         """Coefficients in the coordinates of the original blocks."""
         coef, token, intercept = self._split(theta)
         coef = [basis @ w for basis, w in zip(self.bases, coef, strict=True)]
-        if self.loss == "multinomial":  # no penalty fixes the sum of the intercepts
+        if isinstance(self.loss, Multinomial):  # no penalty fixes the sum of the intercepts
             intercept = intercept - intercept.mean(dim=1, keepdim=True)
         return LinearSolution(coef, token, intercept, n_iter, converged)
 

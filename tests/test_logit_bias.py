@@ -14,6 +14,7 @@ from mmfuse import FusionClassifier, FusionRegressor, load
 from mmfuse.heads import FitData, LogitBiasFusion
 from mmfuse.heads.logit_bias import KINDS, standardise_rows, uncertainty_factor
 from mmfuse.heads.logit_bias_fit import training_loss
+from mmfuse.objectives import Multinomial
 from mmfuse.patterns import dropout_masks
 
 
@@ -101,9 +102,7 @@ def test_gradient_of_the_loss_is_that_of_differences(share: float, classes: int)
     presence = torch.ones(len(y), 2, dtype=torch.bool)
     presence[0, 0] = presence[4, 1] = False
     weight = torch.linspace(0.5, 2.0, len(y), dtype=torch.float64)
-    data = FitData(
-        blocks, presence, torch.as_tensor(y), weight, [], classes, "classification", seed=0
-    )
+    data = FitData(blocks, presence, torch.as_tensor(y), weight, [], Multinomial(classes), seed=0)
     head = LogitBiasFusion("prior", fused_share=share)
     module = head.build(data.dims, classes, "classification")
     W = module.weight[0]
@@ -132,7 +131,7 @@ def test_loss_is_the_papers_in_the_plain_case() -> None:
     blocks = {name: torch.as_tensor(block) for name, block in X.items()}
     presence = torch.ones(len(y), 2, dtype=torch.bool)
     weight = torch.ones(len(y), dtype=torch.float64)
-    data = FitData(blocks, presence, torch.as_tensor(y), weight, [], 5, "classification", seed=0)
+    data = FitData(blocks, presence, torch.as_tensor(y), weight, [], Multinomial(5), seed=0)
     W = np.random.default_rng(0).normal(size=(5, 12))
     u = normalize(X["aux"]) @ W.T
     s = (u - u.mean(axis=1, keepdims=True)) / u.std(axis=1, ddof=1, keepdims=True)
@@ -312,9 +311,7 @@ def test_held_out_rows_are_scored_under_a_second_presence_too() -> None:
     folds = [(np.flatnonzero(np.arange(80) % 4 != f), np.arange(f, 80, 4)) for f in range(4)]
     weight = torch.ones(len(y), dtype=torch.float64)
     target = torch.as_tensor(y)
-    data = FitData(
-        blocks, everything, target, weight, folds, 5, "classification", seed=0, masked=masked
-    )
+    data = FitData(blocks, everything, target, weight, folds, Multinomial(5), seed=0, masked=masked)
     result = LogitBiasFusion("prior", max_steps=20).fit_module(data)
     np.testing.assert_allclose(result.oof_masked[::2], X["prior"][::2])
     np.testing.assert_array_equal(result.oof_masked[1::2], result.oof_scores[1::2])

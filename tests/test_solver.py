@@ -8,6 +8,7 @@ import torch
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from mmfuse.objectives import Multinomial, Squared
 from mmfuse.patterns import dropout_masks
 from mmfuse.solver import LinearProblems, rotate
 
@@ -21,7 +22,7 @@ def problem(seed: int) -> tuple:
     return X, y, rng.uniform(0.1, 3, n), 10.0 ** rng.uniform(-3, 2)
 
 
-def solve(blocks, target, outputs, weight, strength, loss="multinomial", presence=None, rate=0.0):
+def solve(blocks, target, outputs, weight, strength, loss=Multinomial, presence=None, rate=0.0):
     n = len(target)
     presence = torch.ones(n, len(blocks), dtype=torch.bool) if presence is None else presence
     masks, chances = dropout_masks(presence, rate)
@@ -29,10 +30,9 @@ def solve(blocks, target, outputs, weight, strength, loss="multinomial", presenc
         [torch.as_tensor(b) for b in blocks],
         presence,
         torch.as_tensor(target),
-        outputs,
+        loss(outputs),
         masks=masks,
         mask_weight=chances,
-        loss=loss,
     )
     strength = torch.as_tensor(strength, dtype=torch.float64).reshape(-1, len(blocks))
     weight = torch.as_tensor(weight).reshape(n, -1)
@@ -62,7 +62,7 @@ def test_equals_ridge() -> None:
     rng = np.random.default_rng(0)
     X, Y, w = rng.normal(size=(80, 7)), rng.normal(size=(80, 2)), rng.uniform(0.1, 2, 80)
     reference = Ridge(alpha=1 / 0.3).fit(X, Y, sample_weight=w)
-    problems, (theta, converged, n_iter) = solve([X], Y, 2, w, 0.3, loss="squared")
+    problems, (theta, converged, n_iter) = solve([X], Y, 2, w, 0.3, loss=Squared)
     solution = problems.solution(theta, converged, n_iter)
     np.testing.assert_allclose(solution.coef[0][0].numpy(), reference.coef_.T, atol=1e-8)
     np.testing.assert_allclose(solution.intercept[0].numpy(), reference.intercept_, atol=1e-8)

@@ -10,6 +10,7 @@ from torch import nn
 from mmfuse import FusionClassifier, FusionRegressor
 from mmfuse.heads import TextCentricFusion
 from mmfuse.heads.text_centric import ChunkProjector, CrossModalConnector
+from mmfuse.objectives import Squared
 from tests.samples import two_views
 
 DIMS = {"audio": 5, "text": 7, "video": 3}
@@ -19,7 +20,7 @@ TINY = {"projection": 8, "hidden": 8, "n_members": 4}
 def built(dims=DIMS, n_outputs: int = 2, anchor: str | None = "text", **params):
     torch.manual_seed(0)
     head = TextCentricFusion(anchor, **{**TINY, **params})
-    head.check_parameters(dims, "regression")
+    head.check_parameters(dims, Squared(1))
     return head.build(dims, n_outputs, "regression").eval()
 
 
