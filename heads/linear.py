@@ -19,7 +19,11 @@ _CV_TOL = 1e-4
 
 
 class LinearModule(FusionModule):
-    """Scores are a sum over modalities: of ``x W`` where present, of a learned token where not."""
+    """Scores are a sum over modalities: of ``x W`` where present, of a learned token where not.
+
+    The extra ``evidence`` (n, M, K) is ``x W`` less the token: what changes when the modality
+    comes, zero where it is absent.
+    """
 
     def __init__(self, block_dims: dict[str, int], n_outputs: int, task: str) -> None:
         super().__init__(block_dims, n_outputs, task)
@@ -31,11 +35,12 @@ class LinearModule(FusionModule):
         self.intercept = nn.Parameter(torch.zeros(n_outputs, **options))
 
     def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
-        scores = self.intercept.expand(len(presence), -1)
+        scores, evidence = self.intercept.expand(len(presence), -1), []
         for m, name in enumerate(self.block_dims):
             part = blocks[name].to(self.coef[m].dtype) @ self.coef[m]
             scores = scores + torch.where(presence[:, m, None], part, self.token[m])
-        return HeadOutput(scores)
+            evidence.append(torch.where(presence[:, m, None], part - self.token[m], 0.0))
+        return HeadOutput(scores, {"evidence": torch.stack(evidence, dim=1)})
 
     @torch.no_grad()
     def assign(self, solution: LinearSolution, problem: int) -> LinearModule:
