@@ -14,6 +14,8 @@ from mmfuse.objectives import Multinomial, Objective, Squared
 
 __all__ = ["Stack", "ValueStack"]
 
+_STRENGTHS = (0.01, 0.1, 1.0)  # tried for all modalities together
+_EXACT_UP_TO = 20_000  # rows times parameters; beyond, a millionth of the first gradient is enough
 _FLOOR = -27.6  # log probabilities are cut at 1e-12: one certain answer must not rule the fit
 
 
@@ -21,8 +23,8 @@ class Stack(Combination):
     """Multinomial logistic regression on the modalities' centred log probabilities.
 
     An absent modality has a learned token in place of its answer, and modality dropout is part of
-    the convex objective, so that any subset works. The strength of the penalty is chosen for each
-    modality by cross-validation. Where nothing can be held out the log probabilities are added.
+    the convex objective, so that any subset works. The strength of the penalty is chosen by
+    cross-validation. Where nothing can be held out the log probabilities are added.
 
     References
     ----------
@@ -38,7 +40,7 @@ class Stack(Combination):
         self.linear = LinearModule(
             {str(m): n_outputs for m in range(n_modalities)}, n_outputs, self._task
         )
-        self.register_buffer("strength", torch.ones(n_modalities, dtype=torch.float64))
+        self.register_buffer("strength", torch.ones((), dtype=torch.float64))
         with torch.no_grad():
             for coef in self.linear.coef:
                 coef.copy_(self._start())
@@ -78,8 +80,14 @@ class Stack(Combination):
         )
         fit = _LinearFit(rows, modality_dropout)
         if data.folds:
-            self.strength.copy_(fit.choose()[0])
-        theta, *found = fit.problems.solve(fit.weight[:, None], self.strength[None], tol=fit.tol)
+            options = torch.tensor(_STRENGTHS, dtype=torch.float64)[:, None]
+            self.strength.copy_(fit._best_of(options.expand(-1, self.n_modalities))[0][0])
+        exact = len(data.weight) * fit.problems.n_parameters <= _EXACT_UP_TO
+        theta, *found = fit.problems.solve(
+            fit.weight[:, None],
+            self.strength.expand(1, self.n_modalities),
+            tol=fit.tol if exact else 1e-6,
+        )
         self.linear.assign(fit.problems.solution(theta, *found), 0)
 
     def forward(self, expert: Tensor, presence: Tensor) -> Tensor:
@@ -89,7 +97,7 @@ class Stack(Combination):
         return self.linear(self.features(expert, presence), presence)
 
     def describe(self, names: list[str]) -> dict[str, Any]:
-        return {"strength": dict(zip(names, self.strength.tolist(), strict=True))}
+        return {"C": float(self.strength)}
 
 
 class ValueStack(Stack):
