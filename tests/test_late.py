@@ -98,6 +98,8 @@ def test_every_form_for_values_comes_back_equal(combine: str, tmp_path: Path) ->
     model = FusionRegressor(head, cv=2, random_state=0).fit(X, y * 3.0)
     again = load(model.save(tmp_path / "model"))
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    np.testing.assert_array_equal(again.predict_interval(X), model.predict_interval(X))
+    assert np.isfinite(model.predict_interval(X)).all()
 
 
 def test_history_says_what_was_learned() -> None:
