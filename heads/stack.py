@@ -81,12 +81,13 @@ class Stack(Combination):
         fit = _LinearFit(rows, modality_dropout)
         if data.folds:
             options = torch.tensor(_STRENGTHS, dtype=torch.float64)[:, None]
-            self.strength.copy_(fit._best_of(options.expand(-1, self.n_modalities))[0][0])
+            options = options.expand(-1, self.n_modalities)
+            self.strength.copy_(fit._best_of(options, path=True)[0][0])
         exact = len(data.weight) * fit.problems.n_parameters <= _EXACT_UP_TO
         theta, *found = fit.problems.solve(
             fit.weight[:, None],
             self.strength.expand(1, self.n_modalities),
-            tol=fit.tol if exact else 1e-6,
+            tol=fit.tol if exact else max(fit.tol, 1e-6),
         )
         self.linear.assign(fit.problems.solution(theta, *found), 0)
 
