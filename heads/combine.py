@@ -133,7 +133,8 @@ class Vote(_ClassRule):
     The weight of a modality is the log odds of its out-of-fold accuracy against chance,
     ``log(acc (K - 1) / (1 - acc))``, which is optimal for independent voters whose errors are
     spread evenly; acc is smoothed by one row of every class, and no weight is below a hundredth.
-    Weights are scaled to a mean of 1.
+    Weights are scaled to a mean of 1. Of two modalities the heavier one always wins: a vote is for
+    three or more.
 
     The probability of a class is its share of the votes, after one more vote that is split evenly
     between the classes. A millionth of every vote is spread by the voter's own probabilities, so
