@@ -235,15 +235,16 @@ class FusionClassifier(ClassifierMixin, FusionEstimator):
         check_is_fitted(self, "head_")
         blocks = self.encode(X)
         scores, raw = self._run_head(blocks, "evidence")
-        if raw is None and len(blocks):
+        shape = (len(self.modalities_), len(self.classes_))
+        if len(blocks) == 0:
+            return np.empty((0, *shape))
+        if raw is None or raw.shape[1:] != shape:  # a latent score has evidence, but not by class
             raise ValueError(
                 "FusionClassifier: there is no evidence to show, for the answer of "
                 f"{self.fusion_head_!r} is not a sum over modalities; use a head whose answer is: "
                 "LateFusion with combine='log-pool', 'product', 'best' or 'stack', "
                 "EarlyFusion('linear') or ContextualFusion."
             )
-        if raw is None:
-            return np.empty((0, len(self.modalities_), len(self.classes_)))
         return self._additive(raw, self._calibrated(blocks, scores), blocks.present)
 
     def _additive(self, raw: np.ndarray, logits: np.ndarray, present: np.ndarray) -> np.ndarray:

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 
 from mmfuse import FusionClassifier, FusionRegressor, ModalityTable, _estimator, load
-from mmfuse.heads import ContextualFusion, EarlyFusion, LateFusion
+from mmfuse.heads import ContextualFusion, EarlyFusion, HeadOutput, LateFusion
 from mmfuse.heads.calibrators import CALIBRATORS
 from mmfuse.heads.combine import COMBINATIONS
 from tests.data import data_folder
@@ -225,6 +226,16 @@ def test_evidence_of_other_heads_is_refused() -> None:
         )
         with pytest.raises(ValueError, match=message):
             model.evidence(X)
+
+
+def test_evidence_of_another_shape_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as that of one latent score for all classes: it is no sum for a class."""
+    X, y = two_views(45)
+    model = FusionClassifier(LateFusion(C=1.0), random_state=0).fit(X, y)
+    latent = HeadOutput(torch.zeros(45, 3), {"evidence": torch.zeros(45, 2, 1)})
+    monkeypatch.setattr(model.head_, "forward", lambda blocks, presence: latent)
+    with pytest.raises(ValueError, match="there is no evidence to show"):
+        model.evidence(X)
 
 
 # -- real data ---------------------------------------------------------------------------------
