@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmfuse.columns import Column
 from mmfuse.heads.base import FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.patterns import dropout_masks
 from mmfuse.solver import LinearProblems, LinearSolution
@@ -110,13 +109,12 @@ def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> Fit
     two = len(data.blocks) > 1 and modality_dropout > 0
     module = LinearModule(data.dims, data.n_outputs, data.task, complete=two)
     module.to(data.presence.device)
-    columns = data.columns()
+    plain = _LinearFit(data, 0.0)
     if not two:
-        fit = _LinearFit(data, 0.0, columns)
-        oof, masked, history = _fit_condition(fit, C, module)
+        oof, masked, history = _fit_condition(plain, C, module)
         return FitResult(module.eval(), oof, history, masked)
-    whole, whole_masked, own = _fit_condition(_LinearFit(data, 0.0, columns), C, module.complete)
-    fit = _LinearFit(data, modality_dropout, columns)
+    whole, whole_masked, own = _fit_condition(plain, C, module.complete)
+    fit = _LinearFit(data, modality_dropout, plain)
     oof, masked, history = _fit_condition(fit, C, module, around=own["C"])
     history["complete"] = own
     oof = _where(data.presence, whole, oof)
@@ -153,9 +151,11 @@ def _fit_condition(
     oof, masked, start = None, None, None
     if data.folds and data.need_oof:
         oof, masked, start = fit.cross_fit(strength)
+    start = fit.last if start is None else start
     theta, converged, n_iter = fit.problems.solve(
         fit.weight[:, None], strength[None].to(fit.weight.device), start=start, tol=fit.tol
     )
+    fit.last = theta
     if module is not None:
         module.assign(fit.problems.solution(theta, converged, n_iter), 0)
     history["C"] = dict(zip(names, strength.tolist(), strict=True))
@@ -164,24 +164,34 @@ def _fit_condition(
 
 
 class _LinearFit:
-    """The linear problems of one fit: every fold, and all rows."""
+    """The linear problems of one fit: every fold, and all rows.
+
+    ``like`` is a fit of the same rows under another modality dropout; its blocks are shared, and
+    its solutions are where this one starts.
+    """
 
     def __init__(
-        self, data: FitData, modality_dropout: float, columns: list[Column] | None = None
+        self, data: FitData, modality_dropout: float, like: _LinearFit | None = None
     ) -> None:
-        columns = data.columns() if columns is None else columns
         masks, mask_weight = dropout_masks(data.presence, modality_dropout, data.seed)
         device = data.presence.device
         self.data = data
-        self.problems = LinearProblems(
-            columns,
-            data.presence,
-            data.target,
-            data.objective,
-            masks=masks,
-            mask_weight=mask_weight,
-            dtype=columns[0].dtype,
-        )
+        if like is None:
+            columns = data.columns()
+            self.problems = LinearProblems(
+                columns,
+                data.presence,
+                data.target,
+                data.objective,
+                masks=masks,
+                mask_weight=mask_weight,
+                dtype=columns[0].dtype,
+            )
+        else:
+            self.problems = like.problems.under(masks, mask_weight)
+        # solutions of the folds and of all rows, where the next ones start
+        self._warm: Tensor | None = None if like is None else like._warm
+        self.last: Tensor | None = None if like is None else like.last
         self.weight = data.weight.double()
         self.fold_weight = torch.zeros(
             len(self.weight), len(data.folds), dtype=torch.float64, device=device
@@ -197,7 +207,6 @@ class _LinearFit:
             self.tol, self.cv_tol = 0.02, 0.03
         elif self.problems.dtype == torch.float32:
             self.tol, self.cv_tol = 1e-4, 2e-3
-        self._warm: Tensor | None = None
 
     def choose(self) -> tuple[Tensor, list]:
         """Strength per modality with the lowest out-of-fold loss."""

@@ -58,6 +58,8 @@ class Standardizer(nn.Module):
     def block(self, name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
         """One standardised block, made a part at a time so that no double copy of it exists."""
         mean, scale = self.statistics(name)
+        if values.requires_grad or len(values) <= _ROWS:  # differentiable
+            return torch.nan_to_num((values.double() - mean) / scale, nan=0.0).to(dtype)
         out = torch.empty(values.shape, dtype=dtype, device=values.device)
         for part, source in zip(out.split(_ROWS), values.split(_ROWS), strict=True):
             part.copy_(torch.nan_to_num((source.double() - mean) / scale, nan=0.0))
