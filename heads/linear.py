@@ -31,6 +31,11 @@ class LinearModule(FusionModule):
         As for every module.
     complete : bool, default=False
         Whether rows in which nothing is missing have weights of their own.
+
+    Notes
+    -----
+    The extra ``evidence`` (n, M, K) is ``x W`` less the token: what changes when the modality
+    comes, zero where it is absent.
     """
 
     def __init__(
@@ -47,21 +52,25 @@ class LinearModule(FusionModule):
 
     def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
         if self.complete is None:
-            return HeadOutput(self._scores(blocks, presence))
+            return self._answer(blocks, presence)
         whole = presence.all(dim=1)
         if whole.all():
             return self.complete(blocks, presence)
-        scores = self._scores(blocks, presence)
+        output = self._answer(blocks, presence)
         if whole.any():
-            scores = torch.where(whole[:, None], self.complete(blocks, presence).scores, scores)
-        return HeadOutput(scores)
+            other = self.complete(blocks, presence)
+            scores = torch.where(whole[:, None], other.scores, output.scores)
+            pair = (part.extras["evidence"] for part in (other, output))
+            return HeadOutput(scores, {"evidence": torch.where(whole[:, None, None], *pair)})
+        return output
 
-    def _scores(self, blocks: dict[str, Tensor], presence: Tensor) -> Tensor:
-        scores = self.intercept.expand(len(presence), -1)
+    def _answer(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
+        scores, evidence = self.intercept.expand(len(presence), -1), []
         for m, name in enumerate(self.block_dims):
             part = blocks[name].to(self.coef[m].dtype) @ self.coef[m]
             scores = scores + torch.where(presence[:, m, None], part, self.token[m])
-        return scores
+            evidence.append(torch.where(presence[:, m, None], part - self.token[m], 0.0))
+        return HeadOutput(scores, {"evidence": torch.stack(evidence, dim=1)})
 
     @torch.no_grad()
     def assign(self, solution: LinearSolution, problem: int) -> LinearModule:

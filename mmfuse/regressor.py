@@ -285,10 +285,11 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         Density
             n rows. For ``output="binned"`` the calibrated probabilities of the bins. For
             ``"point"`` a normal density around the prediction. `LateFusion` says how wide it is by
-            what is present in the row, from the out-of-fold errors of every modality. Other
-            heads do not, and every row gets ``residual_std_``, measured on training rows as they
-            were: it is too narrow for rows that lack more than those did. Rows with nothing
-            present have the training distribution.
+            what is present in the row, from the out-of-fold errors of every modality, unless
+            ``combine`` is ``"mean"`` or ``"stack"``. Other heads do not, and every row gets
+            ``residual_std_``, measured on training rows as they were: it is too narrow for rows
+            that lack more than those did. Rows with nothing present have the training
+            distribution.
 
         Raises
         ------
