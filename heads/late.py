@@ -103,8 +103,12 @@ class LateFusion(BaseHead):
 
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> LateModule:
         base = self._base()
-        experts = [base.build({name: d}, n_outputs, task) for name, d in block_dims.items()]
+        experts = [base.make_module({name: d}, n_outputs, task) for name, d in block_dims.items()]
         return LateModule(block_dims, n_outputs, task, experts)
+
+    def make_module(self, block_dims: dict[str, int], n_outputs: int, task: str) -> LateModule:
+        """As ``build``: of ordered classes, every expert has thresholds of its own."""
+        return self.build(block_dims, n_outputs, task)
 
     def fit_module(self, data: FitData) -> FitResult:
         """Fit every modality's model out of fold, then the pool on what they said."""
@@ -127,11 +131,11 @@ class LateFusion(BaseHead):
     def _fit_fusion(self, module: LateModule, raw: Tensor, data: FitData, rows: Tensor) -> None:
         """Temperatures and pool of ``module`` from the out-of-fold scores of ``rows``."""
         seen = torch.isfinite(raw).all(dim=2) & data.presence & rows[:, None]
-        if self.calibrate is not None and data.task == "classification":
+        if self.calibrate is not None and data.task != "regression":
             for m in range(raw.shape[1]):
                 module.log_temperature[m] = _log_temperature(raw[:, m], data, seen[:, m])
         expert = module.calibrated(torch.where(seen[..., None], raw, 0.0))
-        target = data.target if data.task == "classification" else data.target.double()
+        target = data.target if data.task != "regression" else data.target.double()
         pool_data = PoolData(expert, seen, target, data.weight.double()).take(rows)
         module.pool.set_prior(pool_data)
         fit_pool(module.pool, pool_data, self.modality_dropout)
@@ -170,7 +174,7 @@ class LateModule(FusionModule):
     ) -> None:
         super().__init__(block_dims, n_outputs, task)
         self.experts = nn.ModuleList(experts)
-        kind = LogPool if task == "classification" else GaussianPool
+        kind = GaussianPool if task == "regression" else LogPool
         self.pool = kind(len(block_dims), n_outputs)
         self.register_buffer("log_temperature", torch.zeros(len(block_dims), dtype=torch.float64))
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mmfuse.heads.base import FitData, FitResult, FusionModule, HeadOutput
+from mmfuse.heads.cumulative import module_for
+from mmfuse.ordinal_solver import OrdinalProblems
 from mmfuse.patterns import dropout_masks
 from mmfuse.solver import LinearProblems, LinearSolution
 
@@ -82,7 +84,8 @@ def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> Fit
     theta, converged, n_iter = fit.problems.solve(
         fit.weight[:, None], strength[None].to(fit.weight.device), start=start, tol=fit.tol
     )
-    module = LinearModule(data.dims, data.n_outputs, data.task).to(data.presence.device)
+    module = module_for(LinearModule, data.dims, data.n_outputs, data.task)
+    module.to(data.presence.device)
     module.assign(fit.problems.solution(theta, converged, n_iter), 0)
     history["C"] = dict(zip(data.blocks, strength.tolist(), strict=True))
     history["n_iter"] = n_iter
@@ -96,7 +99,8 @@ class _LinearFit:
         masks, mask_weight = dropout_masks(data.presence, modality_dropout, data.seed)
         device = data.presence.device
         self.data = data
-        self.problems = LinearProblems(
+        kind = OrdinalProblems if data.task == "ordinal" else LinearProblems
+        self.problems = kind(
             list(data.blocks.values()),
             data.presence,
             data.target,

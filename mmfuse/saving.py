@@ -205,7 +205,7 @@ def _restore_modules(model: Any, config: dict, decoder: Decoder, folder: Path, d
 
     model.device_ = resolve_device(device)
     shape = config["module"]
-    module = model.fusion_head_.build(model.block_dims_, shape["n_outputs"], shape["task"])
+    module = model.fusion_head_.make_module(model.block_dims_, shape["n_outputs"], shape["task"])
     scaler = Standardizer(model.block_dims_)
     tensors = load_file(folder / _TENSORS)
     for prefix, target in (("head.", module), ("scaler.", scaler)):
