@@ -13,6 +13,8 @@ from mmfuse.ordinal_solver import OrdinalSolution
 
 __all__ = ["CumulativeModule", "module_for"]
 
+_SPEED = 10.0  # thresholds move so many times as fast as weights, else training waits for them
+
 Make = Callable[[dict[str, int], int, str], FusionModule]
 
 
@@ -55,15 +57,15 @@ class CumulativeModule(FusionModule):
     @property
     def threshold(self) -> Tensor:
         """Increasing thresholds (K - 1,)."""
-        gaps = nn.functional.softplus(self.raw_threshold[1:])
-        return torch.cat([self.raw_threshold[:1], gaps]).cumsum(dim=0)
+        raw = _SPEED * self.raw_threshold
+        return torch.cat([raw[:1], nn.functional.softplus(raw[1:])]).cumsum(dim=0)
 
     @torch.no_grad()
     def set_threshold(self, threshold: Tensor) -> None:
         """Take increasing thresholds (K - 1,)."""
         gap = threshold.diff()
         raw = gap + torch.log(-torch.expm1(-gap))  # the inverse of the softplus
-        self.raw_threshold.copy_(torch.cat([threshold[:1], raw]))
+        self.raw_threshold.copy_(torch.cat([threshold[:1], raw]) / _SPEED)
 
     def start(self, target: Tensor, weight: Tensor) -> None:
         """Thresholds that give the classes their weighted shares at a score of zero."""

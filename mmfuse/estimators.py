@@ -174,9 +174,7 @@ class FusionClassifier(ClassifierMixin, FusionEstimator):
             return fit_outputs(self, table, y, sample_weight, groups)
         return self._fit_one(table, y, sample_weight, groups)
 
-    def _fit_one(
-        self, table: Any, y: Any, sample_weight: Any, groups: Any
-    ) -> FusionClassifier:
+    def _fit_one(self, table: Any, y: Any, sample_weight: Any, groups: Any) -> FusionClassifier:
         from mmfuse.objectives import Cumulative, Multinomial
 
         owner, n_rows = type(self).__name__, len(table)
