@@ -74,7 +74,7 @@ class CumulativeModule(FusionModule):
         self.set_threshold(class_thresholds(total + 1e-3 * weight.double().sum() / len(total)))
 
     def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
-        """Scores are log probabilities; extras hold ``latent`` (n,), the score before thresholds."""
+        """Scores are log probabilities; extras hold the one score, ``latent`` (n,)."""
         output = self.inner(blocks, presence)
         latent = output.scores[:, 0].double()
         log_p = log_probabilities(latent, self.threshold)

@@ -43,7 +43,7 @@ def _check_length(y: Any, n_rows: int, what: str = "y") -> None:
 def count_outputs(y: Any) -> int:
     """Columns of y; 1 where it has no second axis."""
     shape = getattr(y, "shape", None)
-    if shape is None and isinstance(y, (list, tuple)) and y and isinstance(y[0], (list, tuple)):
+    if shape is None and isinstance(y, (list, tuple)) and len(y) and np.ndim(y[0]) == 1:
         return len(y[0])
     return int(shape[1]) if shape is not None and len(shape) == 2 else 1
 

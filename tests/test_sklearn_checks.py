@@ -36,6 +36,7 @@ ESTIMATORS = [
     for head in HEADS.values()
 ]
 ESTIMATORS += [FusionClassifier(head, random_state=0) for head in CLASSIFIER_HEADS.values()]
+ESTIMATORS += [FusionClassifier(HEADS["early-linear"], target="ordinal", random_state=0)]
 
 
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=excused)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mmfuse.metrics import class_codes
+from mmfuse._metric_checks import class_codes
 from mmfuse.report.subsets import ClassificationTask, RegressionTask, Task
 
 __all__ = ["as_task", "check_groups", "check_rows", "check_weight"]
