@@ -14,6 +14,7 @@ from mmfuse.ordinal_solver import OrdinalSolution
 __all__ = ["CumulativeModule", "module_for"]
 
 _SPEED = 10.0  # thresholds move so many times as fast as weights, else training waits for them
+_LEAST_GAP = 1e-9  # else a gap can be lost in the rounding of the sum
 
 Make = Callable[[dict[str, int], int, str], FusionModule]
 
@@ -58,12 +59,13 @@ class CumulativeModule(FusionModule):
     def threshold(self) -> Tensor:
         """Increasing thresholds (K - 1,)."""
         raw = _SPEED * self.raw_threshold
-        return torch.cat([raw[:1], nn.functional.softplus(raw[1:])]).cumsum(dim=0)
+        gap = nn.functional.softplus(raw[1:]) + _LEAST_GAP
+        return torch.cat([raw[:1], gap]).cumsum(dim=0)
 
     @torch.no_grad()
     def set_threshold(self, threshold: Tensor) -> None:
         """Take increasing thresholds (K - 1,)."""
-        gap = threshold.diff()
+        gap = (threshold.diff() - _LEAST_GAP).clamp(min=1e-12)
         raw = gap + torch.log(-torch.expm1(-gap))  # the inverse of the softplus
         self.raw_threshold.copy_(torch.cat([threshold[:1], raw]) / _SPEED)
 

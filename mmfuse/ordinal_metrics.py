@@ -95,9 +95,13 @@ def quadratic_kappa(
     Cohen (1968), "Weighted kappa: nominal scale agreement with provision for scaled disagreement".
     """
     caller = "quadratic_kappa"
-    shape = (np.asarray(y_true).size, np.asarray(classes).size)
-    if shape[0] == 0:
-        raise ValueError(f"{caller}: y_true has no rows; at least one is needed.")
+    given, other = np.shape(y_true), np.shape(y_pred)
+    if given != other or len(given) != 1 or given[0] == 0:
+        raise ValueError(
+            f"{caller}: y_true and y_pred must have one shape (n_samples,), with at least one row; "
+            f"got {given} and {other}."
+        )
+    shape = (given[0], np.asarray(classes).size)
     truth = codes_of(y_true, classes, shape, caller).astype(np.float64)
     found = codes_of(y_pred, classes, shape, caller, "y_pred").astype(np.float64)
     weight = check_row_weight(sample_weight, len(truth), caller)
