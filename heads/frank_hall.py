@@ -10,18 +10,21 @@ from torch import Tensor
 from mmfuse.heads.base import HeadOutput
 from mmfuse.heads.wrapped import WrappedModule, fit_estimator
 
-__all__ = ["FrankHallModule", "decreasing_fit"]
+__all__ = ["FrankHallModule"]
 
-_FLOOR = 1e-6  # as for wrapped classifiers: probability zero has no logarithm
+_EVEN = 0.01  # share of the probability that all classes get alike, so that none is ever at zero
 
 
 class FrankHallModule(WrappedModule):
     """K - 1 clones of a classifier, each of ``P(y > k)``; their differences are the classes.
 
     After Frank and Hall (2001), "A simple approach to ordinal classification". There a difference
-    can be negative, where the clones contradict each other; here their answers are first brought in
-    order by the nearest decreasing sequence. A threshold with no training row on one side has no
-    clone, and its answer is constant.
+    can be negative, where the clones contradict each other; here their answers in a row are first
+    sorted, which never takes them farther from a decreasing truth (Chernozhukov, Fernandez-Val and
+    Galichon 2009, "Improving point and interval estimators of monotone functions by
+    rearrangement"). Trees are often certain of both neighbours of a class, so a hundredth of the
+    probability is spread evenly. A threshold with no training row on one side has no clone, and
+    its answer is constant.
     """
 
     constant: Tensor
@@ -52,24 +55,7 @@ class FrankHallModule(WrappedModule):
         for k, constant in enumerate(self.constant.tolist()):
             model = self.estimators.get(f"above_{k}")
             above[:, k] = constant if model is None else model.predict_proba(X)[:, 1]
-        above = decreasing_fit(above)
-        ends = np.ones((len(X), 1)), np.zeros((len(X), 1))
-        proba = -np.diff(np.hstack([ends[0], above, ends[1]]), axis=1)
-        scores = np.log(np.clip(proba, _FLOOR, 1.0))
+        below = np.sort(1 - above, axis=1)
+        proba = np.diff(below, axis=1, prepend=0.0, append=1.0)
+        scores = np.log((1 - _EVEN) * proba + _EVEN / self.n_outputs)
         return HeadOutput(torch.as_tensor(scores, device=presence.device))
-
-
-def decreasing_fit(values: np.ndarray) -> np.ndarray:
-    """Nearest sequence that does not increase, for every row of ``values`` (n, T).
-
-    Least squares, by the min-max formula of isotonic regression: the smallest, over starts up to k,
-    of the largest mean from that start to an end at or after k.
-    """
-    total = np.cumsum(values, axis=1)
-    found = np.full_like(values, np.inf)
-    for i in range(values.shape[1]):
-        before = total[:, i - 1 : i] if i else 0.0
-        means = (total[:, i:] - before) / np.arange(1, values.shape[1] - i + 1)
-        highest = np.maximum.accumulate(means[:, ::-1], axis=1)[:, ::-1]
-        found[:, i:] = np.minimum(found[:, i:], highest)
-    return found

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
-from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from mmfuse.targets import check_target_kind, check_weight
@@ -91,7 +90,8 @@ def fit_outputs(
 
 def make_output(model: FusionClassifier, target: str, class_weight: Any) -> FusionClassifier:
     """The unfitted model of one output."""
-    return clone(model).set_params(target=target, class_weight=class_weight)
+    params = model.get_params(deep=False)  # shared, since fit changes none of them
+    return type(model)(**{**params, "target": target, "class_weight": class_weight})
 
 
 def gather_outputs(
