@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from torch import Tensor
 
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule
 from mmfuse.heads.cumulative import module_for
 from mmfuse.heads.linear import LinearModule, _LinearFit, check_strength
 from mmfuse.objectives import Objective
+from mmfuse.targets import count_outputs
 
 __all__ = ["ContextualFusion", "contextual_path"]
 
@@ -236,6 +237,11 @@ def contextual_path(
         raise ValueError(
             "contextual_path needs an estimator with a ContextualFusion head; "
             f"got {getattr(model, 'head', model)!r}."
+        )
+    if is_classifier(model) and count_outputs(y) > 1:
+        raise ValueError(
+            f"contextual_path: y must have one column for a classifier; got {count_outputs(y)}. "
+            "Draw a path for every output."
         )
     values = [_check_alpha("contextual_path", alpha) for alpha in alphas]
     if not values:

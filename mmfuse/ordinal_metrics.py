@@ -51,6 +51,14 @@ def ranked_probability_score(
     ----------
     Epstein (1969), "A scoring system for probability forecasts of ranked categories"; in the form
     of Murphy (1971), "A note on the ranked probability score".
+
+    Examples
+    --------
+    >>> from mmfuse.metrics import ranked_probability_score
+    >>> ranked_probability_score([0], [[0.0, 1.0, 0.0]], classes=[0, 1, 2])
+    1.0
+    >>> ranked_probability_score([0], [[0.0, 0.0, 1.0]], classes=[0, 1, 2])
+    2.0
     """
     caller = "ranked_probability_score"
     values, _ = check_proba(proba, caller)
@@ -93,6 +101,12 @@ def quadratic_kappa(
     References
     ----------
     Cohen (1968), "Weighted kappa: nominal scale agreement with provision for scaled disagreement".
+
+    Examples
+    --------
+    >>> from mmfuse.metrics import quadratic_kappa
+    >>> round(quadratic_kappa([0, 1, 2, 2], [0, 1, 2, 1], classes=[0, 1, 2]), 3)
+    0.8
     """
     caller = "quadratic_kappa"
     given, other = np.shape(y_true), np.shape(y_pred)

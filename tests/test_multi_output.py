@@ -12,8 +12,9 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import KFold, cross_val_score
 
 from mmfuse import FusionClassifier, ModalityTable, load, modality_report
+from mmfuse.cli.app import _open
 from mmfuse.encoders import NumericEncoder
-from mmfuse.heads import AutoFusion, EarlyFusion, LateFusion
+from mmfuse.heads import AutoFusion, ContextualFusion, EarlyFusion, LateFusion, contextual_path
 from mmfuse.metrics import ranked_probability_score
 
 DEPRESSION = [0, 1, 2, 3, 4]  # bands of a questionnaire
@@ -213,6 +214,17 @@ def test_reports_are_about_one_output(both) -> None:
         modality_report(model, X, y)
     report = modality_report(model.output("phq"), X, y["phq"], n_bootstrap=20)
     assert len(report.subsets) == 8
+
+
+def test_what_is_about_one_output_says_so(both, tmp_path: Path) -> None:
+    model, X, y = both
+    path = model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"takes a model of one; .* model.output\('phq'\).save"):
+        _open(path, tmp_path / "rows.csv", None, None, "stop")
+    with pytest.raises(ValueError, match="y must have one column for a classifier; got 2"):
+        contextual_path(FusionClassifier(ContextualFusion()), X, y, [0.0])
+    with pytest.raises(AttributeError, match=r"several outputs, in output\(t\)"):
+        _ = model.head_report_
 
 
 def with_gap(y: pd.DataFrame) -> pd.DataFrame:
