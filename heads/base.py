@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
+from mmfuse.columns import Column
 from mmfuse.objectives import Objective
+from mmfuse.standardize import StandardisedBlocks
 
 __all__ = ["BaseHead", "FitData", "FitResult", "FusionModule", "HeadOutput"]
 
@@ -58,7 +61,7 @@ class FitData:
         how a head does when modalities are missing.
     """
 
-    blocks: dict[str, Tensor]
+    blocks: Mapping[str, Tensor]
     presence: Tensor
     target: Tensor
     weight: Tensor
@@ -79,22 +82,38 @@ class FitData:
 
     @property
     def dims(self) -> dict[str, int]:
+        if isinstance(self.blocks, StandardisedBlocks):
+            return self.blocks.widths()
         return {name: block.shape[1] for name, block in self.blocks.items()}
+
+    def columns(self) -> list[Column]:
+        """The blocks for the linear solver, without a standardised copy where there is none."""
+        if isinstance(self.blocks, StandardisedBlocks):
+            return [self.blocks.column(name) for name in self.blocks]
+        return [Column(block, dtype=block.dtype) for block in self.blocks.values()]
+
+    def only(self, name: str) -> FitData:
+        """The same rows with one block."""
+        m = list(self.blocks).index(name)
+        lazy = isinstance(self.blocks, StandardisedBlocks)
+        blocks = self.blocks.select(name) if lazy else {name: self.blocks[name]}
+        return replace(self, blocks=blocks, presence=self.presence[:, m : m + 1], masked=None)
 
     def take(self, rows: Any, folds: list | None = None) -> FitData:
         """The same data on some rows; the folds go unless new ones are given."""
         rows = torch.as_tensor(rows, device=self.presence.device)
-        return FitData(
-            {name: block[rows] for name, block in self.blocks.items()},
-            self.presence[rows],
-            self.target[rows],
-            self.weight[rows],
-            folds or [],
-            self.objective,
-            self.seed,
-            self.verbose,
-            self.need_oof,
-            None if self.masked is None else self.masked[rows],
+        if isinstance(self.blocks, StandardisedBlocks):
+            blocks: Mapping[str, Tensor] = self.blocks.take(rows)
+        else:
+            blocks = {name: block[rows] for name, block in self.blocks.items()}
+        return replace(
+            self,
+            blocks=blocks,
+            presence=self.presence[rows],
+            target=self.target[rows],
+            weight=self.weight[rows],
+            folds=folds or [],
+            masked=None if self.masked is None else self.masked[rows],
         )
 
 

@@ -186,8 +186,9 @@ class ContextualFusion(BaseHead):
         }
         oof, masked = None, None
         if data.folds:
-            oof = _held(fit, theta[:-1], None)
-            masked = None if data.masked is None else _held(fit, theta[:-1], data.masked)
+            oof = fit.problems.held_scores(theta[:-1], fit.held)
+            if data.masked is not None:
+                masked = fit.problems.held_scores(theta[:-1], fit.held, data.masked)
             history["held_out_loss"] = _mean_loss(oof, data)
         as_array = [None if x is None else x.cpu().numpy() for x in (oof, masked)]
         return theta, FitResult(module.eval(), as_array[0], history, as_array[1])
@@ -283,15 +284,6 @@ def _check_alpha(owner: str, alpha: Any) -> float:
 
 def _given(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
-
-
-def _held(fit: _LinearFit, theta: Tensor, presence: Tensor | None) -> Tensor:
-    """Score (n, K) of every row by the fold that held it out; NaN where none did."""
-    scores = fit.problems.scores(theta, presence)
-    oof = torch.full_like(scores[:, 0], torch.nan)
-    for f in range(theta.shape[0]):
-        oof = torch.where(fit.held[:, f, None], scores[:, f], oof)
-    return oof
 
 
 def _mean_loss(oof: Tensor, data: FitData) -> float:

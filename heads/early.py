@@ -107,7 +107,8 @@ class EarlyFusion(BaseHead):
 
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> FusionModule:
         if isinstance(self.model, str) and self.model == "linear":
-            return LinearModule(block_dims, n_outputs, task)
+            two = len(block_dims) > 1 and self.modality_dropout > 0
+            return LinearModule(block_dims, n_outputs, task, complete=two)
         if isinstance(self.model, str):
             return MLPModule(block_dims, n_outputs, task, hidden=self.hidden, dropout=self.dropout)
         return WrappedModule(block_dims, n_outputs, task)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,15 +18,26 @@ from mmfuse.solver import LinearProblems, LinearSolution
 __all__ = ["LinearModule", "check_strength", "fit_linear"]
 
 _DECADES = np.arange(-3.0, 5.0)  # strengths tried, in powers of ten over the total width
-_FACTORS = (0.03, 0.2, 5.0, 30.0)  # then tried per modality, around the common one
+_FACTORS = ((5.0, 6.0), (0.2, 1 / 6))  # steps then tried per modality, up and down
+_MULTIPLES = (0.1, 1.0, 10.0)  # of strengths that served complete rows, for the others
 _EXACT_UP_TO = 100_000  # rows times parameters; so small a problem is solved to rounding
-_CV_TOL = 1e-4
+_WORSE = 1.02  # a path of ever weaker penalties ends where the loss was so much higher twice
 
 
 class LinearModule(FusionModule):
-    """Scores are a sum over modalities: of ``x W`` where present, of a learned token where not."""
+    """Scores are a sum over modalities: of ``x W`` where present, of a learned token where not.
 
-    def __init__(self, block_dims: dict[str, int], n_outputs: int, task: str) -> None:
+    Parameters
+    ----------
+    block_dims, n_outputs, task
+        As for every module.
+    complete : bool, default=False
+        Whether rows in which nothing is missing have weights of their own.
+    """
+
+    def __init__(
+        self, block_dims: dict[str, int], n_outputs: int, task: str, *, complete: bool = False
+    ) -> None:
         super().__init__(block_dims, n_outputs, task)
         options = {"dtype": torch.float64}
         self.coef = nn.ParameterList(
@@ -31,13 +45,25 @@ class LinearModule(FusionModule):
         )
         self.token = nn.Parameter(torch.zeros(len(block_dims), n_outputs, **options))
         self.intercept = nn.Parameter(torch.zeros(n_outputs, **options))
+        self.complete = LinearModule(block_dims, n_outputs, task) if complete else None
 
     def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
+        if self.complete is None:
+            return HeadOutput(self._scores(blocks, presence))
+        whole = presence.all(dim=1)
+        if whole.all():
+            return self.complete(blocks, presence)
+        scores = self._scores(blocks, presence)
+        if whole.any():
+            scores = torch.where(whole[:, None], self.complete(blocks, presence).scores, scores)
+        return HeadOutput(scores)
+
+    def _scores(self, blocks: dict[str, Tensor], presence: Tensor) -> Tensor:
         scores = self.intercept.expand(len(presence), -1)
         for m, name in enumerate(self.block_dims):
             part = blocks[name].to(self.coef[m].dtype) @ self.coef[m]
             scores = scores + torch.where(presence[:, m, None], part, self.token[m])
-        return HeadOutput(scores)
+        return scores
 
     @torch.no_grad()
     def assign(self, solution: LinearSolution, problem: int) -> LinearModule:
@@ -60,6 +86,10 @@ def check_strength(owner: str, C: float | str) -> None:
 def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> FitResult:
     """Fit a linear module by convex optimisation.
 
+    With several modalities and modality dropout two models are fitted: one on the rows as they are,
+    for rows in which nothing is missing, and one under dropout, for all other rows. A single one
+    would pay for its robustness on complete rows.
+
     Parameters
     ----------
     data : FitData
@@ -70,44 +100,94 @@ def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> Fit
     modality_dropout : float
         Chance of hiding a modality; part of the objective, nothing is drawn.
     """
-    fit = _LinearFit(data, modality_dropout)
-    n_blocks = len(data.blocks)
-    history: dict = {}
-    if C == "cv" and data.folds:
-        strength, tried = fit.choose()
-        history["strengths_tried"] = tried
-    else:
-        strength = torch.full((n_blocks,), 1.0 if C == "cv" else float(C), dtype=torch.float64)
-    oof, masked, start = None, None, None
-    if data.folds and data.need_oof:
-        oof, masked, start = fit.cross_fit(strength)
-    theta, converged, n_iter = fit.problems.solve(
-        fit.weight[:, None], strength[None].to(fit.weight.device), start=start, tol=fit.tol
-    )
-    module = module_for(LinearModule, data.dims, data.n_outputs, data.task)
+    two = len(data.blocks) > 1 and modality_dropout > 0
+    make = partial(LinearModule, complete=two)
+    module = module_for(make, data.dims, data.n_outputs, data.task)
     module.to(data.presence.device)
-    module.assign(fit.problems.solution(theta, converged, n_iter), 0)
-    history["C"] = dict(zip(data.blocks, strength.tolist(), strict=True))
-    history["n_iter"] = n_iter
+    plain = _LinearFit(data, 0.0)
+    if not two:
+        oof, masked, history = _fit_condition(plain, C, module)
+        return FitResult(module.eval(), oof, history, masked)
+    whole, whole_masked, own = _fit_condition(plain, C, module.complete)
+    fit = _LinearFit(data, modality_dropout, plain)
+    oof, masked, history = _fit_condition(fit, C, module, around=own["C"])
+    history["complete"] = own
+    oof = _where(data.presence, whole, oof)
+    masked = None if data.masked is None else _where(data.masked, whole_masked, masked)
     return FitResult(module.eval(), oof, history, masked)
 
 
-class _LinearFit:
-    """The linear problems of one fit: every fold, and all rows."""
+def _where(presence: Tensor, whole: Any, other: Any) -> Any:
+    """Out-of-fold scores: ``whole`` in rows where nothing is missing."""
+    if whole is None or other is None:
+        return None
+    return np.where(presence.all(dim=1).cpu().numpy()[:, None], whole, other)
 
-    def __init__(self, data: FitData, modality_dropout: float) -> None:
+
+def _fit_condition(
+    fit: _LinearFit,
+    C: float | str,
+    module: LinearModule | None,
+    around: dict[str, float] | None = None,
+) -> tuple[np.ndarray | None, np.ndarray | None, dict]:
+    """Choose strengths, cross-fit and solve into ``module``.
+
+    Returns out-of-fold scores, the same as masked, and a history. Strengths that served another
+    condition may be given to search ``around``.
+    """
+    data, history = fit.data, {}
+    names = list(data.blocks)
+    if C == "cv" and data.folds and around is not None:
+        strength, history["strengths_tried"] = fit.choose_around([around[name] for name in names])
+    elif C == "cv" and data.folds:
+        strength, history["strengths_tried"] = fit.choose()
+    else:
+        strength = torch.full((len(names),), 1.0 if C == "cv" else float(C), dtype=torch.float64)
+    oof, masked, start = None, None, None
+    if data.folds and data.need_oof:
+        oof, masked, start = fit.cross_fit(strength)
+    start = fit.last if start is None else start
+    theta, converged, n_iter = fit.problems.solve(
+        fit.weight[:, None], strength[None].to(fit.weight.device), start=start, tol=fit.tol
+    )
+    fit.last = theta
+    if module is not None:
+        module.assign(fit.problems.solution(theta, converged, n_iter), 0)
+    history["C"] = dict(zip(names, strength.tolist(), strict=True))
+    history["n_iter"] = n_iter
+    return oof, masked, history
+
+
+class _LinearFit:
+    """The linear problems of one fit: every fold, and all rows.
+
+    ``like`` is a fit of the same rows under another modality dropout; its blocks are shared, and
+    its solutions are where this one starts.
+    """
+
+    def __init__(
+        self, data: FitData, modality_dropout: float, like: _LinearFit | None = None
+    ) -> None:
         masks, mask_weight = dropout_masks(data.presence, modality_dropout, data.seed)
         device = data.presence.device
         self.data = data
-        kind = OrdinalProblems if data.task == "ordinal" else LinearProblems
-        self.problems = kind(
-            list(data.blocks.values()),
-            data.presence,
-            data.target,
-            data.objective,
-            masks=masks,
-            mask_weight=mask_weight,
-        )
+        if like is None:
+            columns = data.columns()
+            kind = OrdinalProblems if data.task == "ordinal" else LinearProblems
+            self.problems = kind(
+                columns,
+                data.presence,
+                data.target,
+                data.objective,
+                masks=masks,
+                mask_weight=mask_weight,
+                dtype=columns[0].dtype,
+            )
+        else:
+            self.problems = like.problems.under(masks, mask_weight)
+        # solutions of the folds and of all rows, where the next ones start
+        self._warm: Tensor | None = None if like is None else like._warm
+        self.last: Tensor | None = None if like is None else like.last
         self.weight = data.weight.double()
         self.fold_weight = torch.zeros(
             len(self.weight), len(data.folds), dtype=torch.float64, device=device
@@ -118,41 +198,61 @@ class _LinearFit:
             self.fold_weight[train_rows, f] = self.weight[train_rows]
             self.held[torch.as_tensor(test, device=device), f] = True
         size = len(self.weight) * self.problems.n_parameters
-        self.tol = 1e-12 if size <= _EXACT_UP_TO else 1e-6
-        self._warm: Tensor | None = None
+        self.tol, self.cv_tol = (1e-12, 1e-3) if size <= _EXACT_UP_TO else (1e-6, 1e-3)
+        if self.problems.by_score:
+            self.tol, self.cv_tol = 0.02, 0.03
+        elif self.problems.dtype == torch.float32:
+            self.tol, self.cv_tol = 1e-4, 2e-3
 
     def choose(self) -> tuple[Tensor, list]:
         """Strength per modality with the lowest out-of-fold loss."""
         width, n_blocks = sum(self.data.dims.values()), len(self.data.blocks)
         common = torch.tensor(10.0**_DECADES / width)
-        strength, lowest, losses = self._best_of(common[:, None].expand(-1, n_blocks))
-        tried = list(zip(common.tolist(), losses, strict=True))
+        strength, lowest, losses = self._best_of(common[:, None].expand(-1, n_blocks), path=True)
+        tried = list(zip(common.tolist(), losses, strict=False))  # a path may end early
         for m in range(n_blocks if n_blocks > 1 else 0):
-            options = strength.repeat(len(_FACTORS), 1)
-            options[:, m] *= torch.tensor(_FACTORS, dtype=options.dtype)
-            best, loss, _ = self._best_of(options, unless_above=lowest)
-            if loss < lowest:
-                strength, lowest = best, loss
+            for factors in _FACTORS:  # further up or down only where the first step helped
+                for factor in factors:
+                    options = strength.clone()
+                    options[m] *= factor
+                    best, loss, _ = self._best_of(options[None], unless_above=lowest)
+                    if loss >= lowest:
+                        break
+                    strength, lowest = best, loss
+                else:
+                    continue
         return strength, tried
 
+    def choose_around(self, known: list[float]) -> tuple[Tensor, list]:
+        """The multiple of known strengths with the lowest out-of-fold loss."""
+        around = torch.tensor(known, dtype=torch.float64)
+        options = torch.tensor(_MULTIPLES, dtype=torch.float64)[:, None] * around
+        strength, _, losses = self._best_of(options, path=True)
+        return strength, list(zip(_MULTIPLES, losses, strict=False))
+
     def _best_of(
-        self, strengths: Tensor, unless_above: float = np.inf
+        self, strengths: Tensor, unless_above: float = np.inf, *, path: bool = False
     ) -> tuple[Tensor, float, list[float]]:
         """The row of ``strengths`` (S, M) with the lowest held-out loss, and all losses.
 
-        Strengths go from weak to strong and each starts from the solution before it; the solution
-        of the best is kept as the next start, if it is below ``unless_above``.
+        The strengths of a ``path`` go from strong penalties to weak ones. Each starts from the
+        solution before it; that of the best is kept as the next start, if it is below
+        ``unless_above``.
         """
         held = self.held * self.weight[:, None]
         theta, kept = self._warm, self._warm
         losses: list[float] = []
         for options in strengths:
             strength = options.to(self.weight.device).expand(self.fold_weight.shape[1], -1)
-            theta, _, _ = self.problems.solve(self.fold_weight, strength, start=theta, tol=_CV_TOL)
+            theta, _, _ = self.problems.solve(
+                self.fold_weight, strength, start=theta, tol=self.cv_tol
+            )
             loss = float((self.problems.pattern_loss(theta) * held).sum() / held.sum())
             if loss < min([unless_above, *losses]):
                 kept = theta
             losses.append(loss)
+            if path and len(losses) > 2 and min(losses[-2:]) > _WORSE * min(losses):
+                break
         self._warm = kept
         best = int(np.argmin(losses))
         return strengths[best], losses[best], losses
@@ -162,14 +262,9 @@ class _LinearFit:
         folds = self.fold_weight.shape[1]
         options = strength[None].to(self.weight.device).expand(folds, -1)
         theta, _, _ = self.problems.solve(self.fold_weight, options, start=self._warm, tol=self.tol)
-        oof = self._held_scores(theta, None)
-        masked = None if self.data.masked is None else self._held_scores(theta, self.data.masked)
+        scores = self.problems.held_scores
+        oof = scores(theta, self.held).cpu().numpy()
+        masked = None
+        if self.data.masked is not None:
+            masked = scores(theta, self.held, self.data.masked).cpu().numpy()
         return oof, masked, theta.mean(dim=0, keepdim=True)
-
-    def _held_scores(self, theta: Tensor, presence: Tensor | None) -> np.ndarray:
-        """Score of every row by the fold that held it out."""
-        scores = self.problems.scores(theta, presence)
-        oof = torch.full_like(scores[:, 0], torch.nan)
-        for f in range(self.fold_weight.shape[1]):
-            oof = torch.where(self.held[:, f, None], scores[:, f], oof)
-        return oof.cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mmfuse.splits import make_folds
 
 __all__ = ["FusionEstimator"]
 
-_DOUBLE_UP_TO = 4_000_000  # training features kept in float64: repeated rows then equal weights
+_DOUBLE_UP_TO = 500_000  # training features kept in float64: repeated rows then equal weights
 _PREDICT_ROWS = 16_384  # rows on the device at once while predicting
 
 
@@ -104,7 +105,7 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
 
         from mmfuse._device import resolve_device
         from mmfuse.heads import BaseHead, FitData, LateFusion
-        from mmfuse.standardize import Standardizer
+        from mmfuse.standardize import StandardisedBlocks, Standardizer
 
         seed = spawn_seed(self.random_state)
         by_class = stratify and self._task == "classification"
@@ -126,7 +127,7 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         dtype = torch.float64 if small else torch.float32
         result = head.fit_module(
             FitData(
-                self.scaler_(tensors, dtype),
+                StandardisedBlocks(tensors, self.scaler_, dtype),
                 torch.as_tensor(blocks.present, device=self.device_),
                 torch.as_tensor(target, device=self.device_),
                 weights,
@@ -168,8 +169,11 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
     def _tensors(self, blocks: Blocks) -> dict[str, Any]:
         import torch
 
-        # tensors share memory with the block, which is read-only: they are never written to
-        return {name: torch.tensor(blocks[name], device=self.device_) for name in self.block_dims_}
+        with warnings.catch_warnings():  # tensors share memory with the read-only block; none is
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # written to
+            return {
+                name: torch.from_numpy(blocks[name]).to(self.device_) for name in self.block_dims_
+            }
 
     def _output(self, X: Any) -> tuple[Blocks, np.ndarray]:
         """Blocks and raw scores (n, n_outputs), float64."""

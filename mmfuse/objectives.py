@@ -20,11 +20,14 @@ class Objective:
     convex : bool
         Whether the loss is convex in the scores, and has ``row_gradient`` and ``bend``: then linear
         heads are fitted by the convex solver, else by gradient descent.
+    uneven : bool
+        Whether rows differ so much in curvature that the solver should look at every score.
     """
 
     task: str
     n_outputs: int
     convex = True
+    uneven = False
 
     def row_loss(self, scores: Tensor, target: Tensor) -> Tensor:
         """Loss (n,) of scores (n, n_outputs); differentiable."""
@@ -37,6 +40,15 @@ class Objective:
     def bend(self, scores: Tensor) -> Tensor:
         """Diagonal of the curvature in the scores, or a bound on it: (n, B, n_outputs)."""
         raise NotImplementedError(f"{type(self).__name__} does not define bend")
+
+    def columns_gradient(self, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """``row_gradient`` with rows last: loss (B, n) and gradient (B, n_outputs, n)."""
+        loss, gradient = self.row_gradient(scores.permute(2, 0, 1), target)
+        return loss.T, gradient.permute(1, 2, 0)
+
+    def coupling(self, scores: Tensor, weight: Tensor) -> Tensor:
+        """Weighted sum over rows of the curvature in the scores (n, n_outputs), a square matrix."""
+        return torch.diag(weight @ self.bend(scores[:, None])[:, 0])
 
     @property
     def penalty_scale(self) -> float:
@@ -56,6 +68,7 @@ class Multinomial(Objective):
     """
 
     task = "classification"
+    uneven = True
 
     def __init__(self, n_outputs: int) -> None:
         self.n_outputs = n_outputs
@@ -74,9 +87,21 @@ class Multinomial(Objective):
         gradient.scatter_add_(-1, index, torch.full_like(index, -1, dtype=gradient.dtype))
         return -log_p.gather(-1, index)[..., 0], gradient
 
+    def columns_gradient(self, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = torch.log_softmax(scores, dim=1)
+        index = target[None, None].expand(len(scores), 1, -1)
+        loss = -log_p.gather(1, index)[:, 0]
+        gradient = log_p.exp_()
+        gradient.scatter_add_(1, index, torch.full_like(loss, -1)[:, None])
+        return loss, gradient
+
     def bend(self, scores: Tensor) -> Tensor:
         p = torch.softmax(scores, dim=-1)
         return p * (1 - p)
+
+    def coupling(self, scores: Tensor, weight: Tensor) -> Tensor:
+        p = torch.softmax(scores, dim=-1)
+        return torch.diag(weight @ p) - (p * weight[:, None]).T @ p
 
 
 class Cumulative(Multinomial):

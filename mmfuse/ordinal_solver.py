@@ -17,15 +17,17 @@ gets one ten-thousandth of the problem's weight at a latent score of zero.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from mmfuse.columns import Column
 from mmfuse.cumulative import class_thresholds, log_probabilities
 from mmfuse.objectives import Objective
-from mmfuse.solver import LinearSolution, rotate
+from mmfuse.solver import LinearSolution
 
 __all__ = ["OrdinalProblems", "OrdinalSolution"]
 
@@ -71,12 +73,16 @@ class OrdinalProblems:
     """Proportional-odds problems that share their blocks.
 
     Parameters and methods are those of `mmfuse.solver.LinearProblems`; the target holds class
-    indices (n,), and scores are log probabilities.
+    indices (n,), and scores are log probabilities. All products are in float64, on one standardised
+    copy of the blocks, whatever ``dtype`` says.
     """
+
+    dtype = torch.float64
+    by_score = False  # no problem is solved on a sample of the rows
 
     def __init__(
         self,
-        blocks: list[Tensor],
+        blocks: list,
         presence: Tensor,
         target: Tensor,
         objective: Objective,
@@ -85,19 +91,29 @@ class OrdinalProblems:
         mask_weight: Tensor,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        self.dtype, self.n_outputs = dtype, objective.n_outputs
+        self.n_outputs = objective.n_outputs
         self.present, self.target, self.n_rows = presence, target, len(presence)
-        ones = torch.ones(len(presence), dtype=dtype, device=presence.device)
-        turned = [rotate(block.to(dtype), ones) for block in blocks]
+        columns = [b if isinstance(b, Column) else Column(b, dtype=dtype) for b in blocks]
+        turned = [_rotate(column.rows(slice(None)).to(self.dtype)) for column in columns]
         self.bases = [basis for _, basis in turned]
         self.widths = [block.shape[1] for block, _ in turned]
         # one more row for every class, of nothing but zeros: where classes without rows stand
         self.blocks = [_extended(block, self.n_outputs, 0.0) for block, _ in turned]
-        self.kept = _extended(masks, self.n_outputs, True).to(dtype)
         extra = torch.arange(self.n_outputs, device=target.device)
         self.classes = torch.cat([target, extra])
-        self.one_hot = torch.nn.functional.one_hot(self.classes, self.n_outputs).to(dtype)
-        self.mask_weight = mask_weight.to(dtype)
+        self.one_hot = torch.nn.functional.one_hot(self.classes, self.n_outputs)
+        self.one_hot = self.one_hot.to(self.dtype)
+        self._take_masks(masks, mask_weight)
+
+    def _take_masks(self, masks: Tensor, mask_weight: Tensor) -> None:
+        self.kept = _extended(masks, self.n_outputs, True).to(self.dtype)
+        self.mask_weight = mask_weight.to(self.dtype)
+
+    def under(self, masks: Tensor, mask_weight: Tensor) -> OrdinalProblems:
+        """The same rows under other patterns; the blocks are shared."""
+        other = copy(self)
+        other._take_masks(masks, mask_weight)
+        return other
 
     # -- parameters: one flat vector a problem -------------------------------------------------
 
@@ -157,6 +173,14 @@ class OrdinalProblems:
             latent += torch.where(present[:, m, None], block[: self.n_rows] @ w.T, 0.0)
         return log_probabilities(latent, threshold)
 
+    def held_scores(self, theta: Tensor, held: Tensor, presence: Tensor | None = None) -> Tensor:
+        """Scores (n, K) of every row under the problem that ``held`` (n, B) names, else NaN."""
+        scores = self.scores(theta, presence)
+        found = torch.full_like(scores[:, 0], torch.nan)
+        for b in range(len(theta)):
+            found = torch.where(held[:, b, None], scores[:, b], found)
+        return found
+
     def pattern_loss(self, theta: Tensor) -> Tensor:
         """Loss of every row under every problem, averaged over the patterns: (n, B)."""
         coef, token, threshold = self._split(theta)
@@ -167,11 +191,6 @@ class OrdinalProblems:
             log_p = log_probabilities(latent[:, s], threshold)
             total -= share * log_p.gather(-1, index)[..., 0]
         return total
-
-    def objective(self, theta: Tensor, weight: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
-        """Value (B,) and gradient (B, P) of all problems; weight is (n, B), strength (B, M)."""
-        point = self._evaluate(theta, self._all_weight(weight), 1.0 / strength)
-        return point.value, point.gradient
 
     def _evaluate(self, theta: Tensor, weight: Tensor, penalty: Tensor) -> _Point:
         coef, token, threshold = self._split(theta)
@@ -325,6 +344,20 @@ class OrdinalProblems:
         turned = [(w @ basis.T)[..., None] for basis, w in zip(self.bases, coef, strict=True)]
         zero = torch.zeros_like(threshold[:, :1])
         return OrdinalSolution(turned, token[..., None], zero, n_iter, converged, threshold)
+
+
+def _rotate(block: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn a block (n, d) into min(n, d) coordinates with a diagonal second moment.
+
+    Returns the turned block and the orthonormal basis (d, r). An L2 penalty is the same in both
+    coordinates, so coefficients go back by ``basis @ coef``.
+    """
+    basis = None
+    if block.shape[1] > block.shape[0]:  # the solution lies in the span of the rows
+        basis = torch.linalg.qr(block.T).Q
+        block = block @ basis
+    turn = torch.linalg.eigh(block.T @ block).eigenvectors
+    return block @ turn, turn if basis is None else basis @ turn
 
 
 def _extended(rows: Tensor, count: int, value: float | bool) -> Tensor:

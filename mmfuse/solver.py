@@ -1,9 +1,10 @@
 """One convex solver for linear fusion: multinomial logistic and ridge, many problems at once.
 
-A problem is a set of row weights (a fold is a set of zeros) and one strength per block. All
-problems share the blocks, so one matrix product serves them together. Modality dropout is part of
-the objective: a *pattern* is a set of blocks that is kept, and the loss is the weighted mean over
-patterns. The pattern changes only which block logits are added, so no row is ever copied.
+A problem is a set of row weights (a fold is a set of zeros), one strength per block and, where not
+all of them take part, a set of blocks. All problems share the blocks, so one matrix product serves
+them together. Modality dropout is part of the objective: a *pattern* is a set of blocks that is
+kept, and the loss is the weighted mean over patterns. The pattern changes only which block logits
+are added, so no row is ever copied.
 
 The objective of a problem, with strengths ``C_m`` in scikit-learn's meaning (the loss is a sum over
 rows), is::
@@ -12,52 +13,33 @@ rows), is::
         + sum_m (|W_m|^2 + |t_m|^2) / (2 C_m)
 
 ``t_m`` is the learned token for absence of block m: its effect on the scores. The method is L-BFGS
-(Liu and Nocedal 1989), each problem with its own step length, in coordinates in which the curvature
-is nearly diagonal.
+with a preconditioner from a sample of the rows. A pass over the data takes a chunk of rows, which
+stays in the processor's cache, through scores, loss and gradient; standardisation is folded into
+the coefficients. Products may be in float32; sums over rows are in float64.
 """
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mmfuse.columns import Column
+from mmfuse.lbfgs import minimise
 from mmfuse.objectives import Multinomial, Objective
+from mmfuse.passes import Evaluation, Passes
+from mmfuse.preconditioner import ByScorePreconditioner, KroneckerPreconditioner
 
-__all__ = ["LinearProblems", "LinearSolution", "rotate"]
+__all__ = ["LinearProblems", "LinearSolution"]
 
-_RESCALE_AFTER = 25  # steps before the first rescaling; the span doubles, for memory is lost
-
-
-def rotate(block: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn a block into coordinates with a diagonal second moment.
-
-    Parameters
-    ----------
-    block : Tensor of shape (n, d)
-    weight : Tensor of shape (n,)
-        Row weights of the second moment.
-
-    Returns
-    -------
-    rotated : Tensor of shape (n, r), ``r = min(n, d)`` at most
-    basis : Tensor of shape (d, r)
-        Orthonormal columns; ``rotated = block @ basis``. An L2 penalty is the same in both
-        coordinates, so coefficients go back by ``basis @ coef``.
-    """
-    n, d = block.shape
-    weighted = block * weight.sqrt()[:, None]
-    if d <= n:
-        values, basis = torch.linalg.eigh(weighted.T @ weighted)
-    else:  # fewer rows than columns: the solution lies in the span of the rows
-        basis = torch.linalg.qr(block.T).Q
-        inner = weighted @ basis
-        values, turn = torch.linalg.eigh(inner.T @ inner)
-        basis = basis @ turn
-    order = torch.argsort(values, descending=True)
-    basis = basis[:, order]
-    return block @ basis, basis
+_SAMPLE = 8192  # rows that give the curvature; some times as many count as many
+_MOST_MOMENTS = 50_000_000  # numbers in the curvatures of all scores
+_FIRST_STEPS = 4  # on some of the rows, from zero
+_LOOK_AGAIN = 25  # steps before the curvature is looked at again; the span doubles
+_FLOOR = 1e-4  # curvature of the intercept that has no penalty, for a sample may miss it
+_NOISE = {torch.float64: 1e-12, torch.float32: 3e-7}
 
 
 @dataclass(frozen=True)
@@ -86,8 +68,8 @@ class LinearProblems:
 
     Parameters
     ----------
-    blocks : list of Tensor of shape (n, d_m)
-        Standardised, zero where absent.
+    blocks : list of Tensor of shape (n, d_m), or of Column
+        Tensors are standardised, zero where absent.
     presence : Tensor of shape (n, M), bool
     target : Tensor of shape (n,) of class indices, or (n, K) of values
     objective : Objective
@@ -97,11 +79,12 @@ class LinearProblems:
     mask_weight : Tensor of shape (S,)
         Sums to one.
     dtype : torch.dtype, default=torch.float64
+        Of the matrix products.
     """
 
     def __init__(
         self,
-        blocks: list[Tensor],
+        blocks: list,
         presence: Tensor,
         target: Tensor,
         objective: Objective,
@@ -111,125 +94,83 @@ class LinearProblems:
         dtype: torch.dtype = torch.float64,
     ) -> None:
         self.dtype, self.loss, self.n_outputs = dtype, objective, objective.n_outputs
-        self.present = presence
         self.target = objective.target(target)
-        ones = torch.ones(len(presence), dtype=dtype, device=presence.device)
-        turned = [rotate(block.to(dtype), ones) for block in blocks]
-        self.blocks = [block for block, _ in turned]
-        self.bases = [basis for _, basis in turned]
-        self.widths = [block.shape[1] for block in self.blocks]
-        self.masks, self.mask_weight = masks, mask_weight.to(dtype)
+        self.masks, self.mask_weight = masks, mask_weight.double()
+        self.present = presence
+        columns = [b if isinstance(b, Column) else Column(b, dtype=dtype) for b in blocks]
+        reduced = [_reduce(column) for column in columns]
+        self.columns = [column for column, _ in reduced]
+        self.bases = [basis for _, basis in reduced]
+        self.widths = [column.width for column in self.columns]
+        self.passes = Passes(self.columns, self.target, objective, masks, self.mask_weight)
+        self._moments: Tensor | None = None
 
-    # -- parameters: one flat vector a problem -------------------------------------------------
+    def under(self, masks: Tensor, mask_weight: Tensor) -> LinearProblems:
+        """The same rows under other patterns; the blocks are shared."""
+        other = copy(self)
+        other.masks, other.mask_weight = masks, mask_weight.double()
+        other.passes = Passes(self.columns, self.target, self.loss, masks, other.mask_weight)
+        other._moments = None
+        return other
 
     @property
     def n_parameters(self) -> int:
         return (sum(self.widths) + len(self.widths) + 1) * self.n_outputs
 
-    def _split(self, theta: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        sizes = [w * self.n_outputs for w in [*self.widths, len(self.widths), 1]]
-        parts = theta.split(sizes, dim=1)
-        shaped = [p.unflatten(1, (-1, self.n_outputs)) for p in parts]
-        return shaped[:-2], shaped[-2], shaped[-1][:, 0]
+    def _shaped(self, theta: Tensor) -> Tensor:
+        """Features, tokens and intercept along one axis: (B, D, K)."""
+        return theta.view(len(theta), -1, self.n_outputs)
 
-    # -- the objective ------------------------------------------------------------------------
-
-    def block_scores(self, coef: list[Tensor]) -> list[Tensor]:
-        """Scores of every block alone: M tensors of shape (n, B, K), one matrix product each."""
-        out = []
-        for block, w in zip(self.blocks, coef, strict=True):
-            b, r, k = w.shape
-            out.append((block @ w.permute(1, 0, 2).reshape(r, b * k)).view(-1, b, k))
-        return out
+    # -- values -------------------------------------------------------------------------------
 
     def scores(self, theta: Tensor, presence: Tensor | None = None) -> Tensor:
         """Scores of every row under every problem, as observed: shape (n, B, K)."""
-        coef, token, intercept = self._split(theta)
         present = self.present if presence is None else presence
-        total = intercept[None].expand(len(present), -1, -1).clone()
-        for m, u in enumerate(self.block_scores(coef)):
-            total += torch.where(present[:, m, None, None], u, token[None, :, m])
-        return total
+        return self.passes.scores(self._shaped(theta), present)
 
-    def row_loss(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss (n, B) and its gradient in the scores (n, B, K)."""
-        return self.loss.row_gradient(scores, self.target)
+    def held_scores(self, theta: Tensor, held: Tensor, presence: Tensor | None = None) -> Tensor:
+        """Scores (n, K) of every row under the problem that ``held`` (n, B) names, else NaN."""
+        present = self.present if presence is None else presence
+        return self.passes.held_scores(self._shaped(theta), present, held)
 
     def pattern_loss(self, theta: Tensor) -> Tensor:
         """Loss of every row under every problem, averaged over the patterns: shape (n, B)."""
-        coef, token, intercept = self._split(theta)
-        pieces = self.block_scores(coef)
-        total = torch.zeros_like(pieces[0][..., 0])
-        for s in range(self.masks.shape[1]):
-            scores = self._pattern_scores(pieces, token, intercept, s)
-            total += self.mask_weight[s] * self.row_loss(scores)[0]
-        return total
+        return self.passes.pattern_loss(self._shaped(theta))
 
-    def _pattern_scores(self, pieces, token, intercept, s: int) -> Tensor:
-        scores = intercept[None].expand(len(self.present), -1, -1).clone()
-        for m, u in enumerate(pieces):
-            scores += torch.where(self.masks[:, s, m, None, None], u, token[None, :, m])
-        return scores
+    def objective(
+        self,
+        theta: Tensor,
+        weight: Tensor,
+        strength: Tensor,
+        *,
+        kept: Tensor | None = None,
+        held: Tensor | None = None,
+    ) -> Evaluation:
+        """Value (B,), gradient (B, P) and, for weights ``held`` (n, B), held-out loss (B,).
 
-    def objective(self, theta: Tensor, weight: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
-        """Value (B,) and gradient (B, P) of all problems.
-
-        ``weight`` is (n, B), ``strength`` is (B, M).
+        ``weight`` is (n, B), ``strength`` is (B, M), ``kept`` is (B, M) bool.
         """
-        coef, token, intercept = self._split(theta)
-        pieces = self.block_scores(coef)
-        value = torch.zeros(theta.shape[0], dtype=self.dtype, device=theta.device)
-        back = [torch.zeros_like(piece) for piece in pieces]
-        token_grad, intercept_grad = torch.zeros_like(token), torch.zeros_like(intercept)
-        for s in range(self.masks.shape[1]):
-            loss, grad = self.row_loss(self._pattern_scores(pieces, token, intercept, s))
-            w = weight * self.mask_weight[s]
-            value += (loss * w).sum(0)
-            grad *= w[..., None]
-            intercept_grad += grad.sum(0)
-            for m in range(len(pieces)):
-                kept = self.masks[:, s, m, None, None]
-                back[m] += torch.where(kept, grad, 0.0)
-                token_grad[:, m] += torch.where(kept, 0.0, grad).sum(0)
-        penalty = self._penalty(strength)
-        coef_grad = []
-        for m, block in enumerate(self.blocks):
-            b, r, k = coef[m].shape
-            g = (block.T @ back[m].reshape(len(block), b * k)).view(r, b, k).permute(1, 0, 2)
-            coef_grad.append((g + penalty[:, m, None, None] * coef[m]).reshape(b, -1))
-            value += 0.5 * penalty[:, m] * coef[m].square().sum((1, 2))
-        value += 0.5 * (penalty[:, :, None] * token.square()).sum((1, 2))
-        token_grad += penalty[:, :, None] * token
-        gradient = torch.cat([*coef_grad, token_grad.flatten(1), intercept_grad], dim=1)
-        return value, gradient
+        shaped = self._shaped(theta)
+        found = self.passes.evaluate(shaped, weight, kept, held)
+        penalty = self._penalty(strength, 0.0)[..., None]
+        found.value += 0.5 * (penalty * shaped.square()).sum((1, 2))
+        found.gradient += penalty * shaped
+        if kept is not None:
+            found.gradient *= self._free(kept)[..., None]
+        found.gradient = found.gradient.flatten(1)
+        return found
 
-    def _penalty(self, strength: Tensor) -> Tensor:
-        return self.loss.penalty_scale / strength
+    def _penalty(self, strength: Tensor, intercept: Tensor | float) -> Tensor:
+        """Penalty of every feature, token and the intercept: (B, D)."""
+        per_block = self.loss.penalty_scale / strength
+        parts = [per_block[:, m, None].expand(-1, w) for m, w in enumerate(self.widths)]
+        last = torch.as_tensor(intercept, dtype=strength.dtype, device=strength.device)
+        return torch.cat([*parts, per_block, last.expand(len(strength))[:, None]], dim=1)
 
-    def _curvature(self, theta: Tensor, weight: Tensor, strength: Tensor) -> Tensor:
-        """Diagonal of the Hessian at ``theta``: (B, P)."""
-        coef, token, intercept = self._split(theta)
-        pieces = self.block_scores(coef)
-        kept = [torch.zeros_like(piece) for piece in pieces]
-        gone, total = torch.zeros_like(token), torch.zeros_like(intercept)
-        for s in range(self.masks.shape[1]):
-            bend = self.loss.bend(self._pattern_scores(pieces, token, intercept, s))
-            bend *= (weight * self.mask_weight[s])[..., None]
-            total += bend.sum(0)
-            for m in range(len(pieces)):
-                mask = self.masks[:, s, m, None, None]
-                kept[m] += torch.where(mask, bend, 0.0)
-                gone[:, m] += torch.where(mask, 0.0, bend).sum(0)
-        penalty = self._penalty(strength)
-        parts = []
-        for m, block in enumerate(self.blocks):
-            b, r, k = coef[m].shape
-            moment = block.square().T @ kept[m].reshape(len(block), b * k)
-            diagonal = moment.view(r, b, k).permute(1, 0, 2) + penalty[:, m, None, None]
-            parts.append(diagonal.reshape(b, -1))
-        floor = 1e-6 * weight.sum(0)[:, None] + 1e-12  # the intercept has no penalty
-        parts += [(gone + penalty[:, :, None]).flatten(1), total + floor]
-        return torch.cat(parts, dim=1)
+    def _free(self, kept: Tensor) -> Tensor:
+        """Which parameters take part in each problem: (B, D), as numbers."""
+        parts = [kept[:, m, None].expand(-1, w) for m, w in enumerate(self.widths)]
+        return torch.cat([*parts, kept, torch.ones_like(kept[:, :1])], dim=1).double()
 
     # -- solving ----------------------------------------------------------------------------
 
@@ -241,6 +182,7 @@ class LinearProblems:
         start: Tensor | None = None,
         tol: float = 1e-12,
         max_iter: int = 2000,
+        kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, int]:
         """Solve B problems.
 
@@ -251,135 +193,207 @@ class LinearProblems:
             C of every problem and block.
         start : Tensor of shape (B, P), optional
         tol : float
-            A problem is done when the preconditioned gradient is below ``tol`` times its
-            value at the start from zero.
+            A problem is done when the preconditioned norm of its gradient is below ``tol`` times
+            that at zero: its loss is then within about ``tol ** 2`` of what there was to gain.
+        max_iter : int
+        kept : Tensor of shape (B, M), bool, optional
+            Blocks that take part in each problem; the others have neither weights nor token.
 
         Returns
         -------
         theta : Tensor of shape (B, P)
         converged : Tensor of shape (B,), bool
         n_iter : int
+            Steps of the slowest problem; a step is a pass over the rows, seldom more.
         """
-        weight, strength = weight.to(self.dtype), strength.to(self.dtype)
-        zero = torch.zeros(
-            strength.shape[0], self.n_parameters, dtype=self.dtype, device=weight.device
-        )
-        scale = self._curvature(zero, weight, strength).rsqrt()
-        reference = (self.objective(zero, weight, strength)[1] * scale).norm(dim=1)
-        theta = zero if start is None else start.clone()
-        converged = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
-        live, n_iter = torch.arange(len(theta), device=theta.device), 0
-        span = _RESCALE_AFTER
+        weight, strength = weight.double(), strength.double()
+        count = len(strength)
+        if start is None:
+            theta = self._first(weight, strength, kept)
+        else:
+            theta = start.clone()
+        threshold = tol * self._size_at_zero(weight, strength, kept)
+        converged = torch.zeros(count, dtype=torch.bool, device=weight.device)
+        live, n_iter, span = torch.arange(count, device=weight.device), 0, _LOOK_AGAIN
         while len(live) and n_iter < max_iter:
-            # the curvature changes on the way: rescale now and then, with what is not yet solved
-            w, c = weight[:, live], strength[live]
-            scale = self._curvature(theta[live], w, c).rsqrt()
-            function = _rescaled(self.objective, scale, w, c)
-            z, done, steps = _lbfgs(function, theta[live] / scale, reference[live] * tol, span)
+            everything = len(live) == count
+            w, c = (weight, strength) if everything else (weight[:, live], strength[live])
+            k = None if kept is None else kept[live]
+            if n_iter and self.by_score:
+                self._moments = None  # the curvature that is remembered served too badly
+            z, done, steps = minimise(
+                self._function(w, c, k),
+                self._preconditioner(theta[live], w, c, k),
+                theta[live],
+                threshold[live],
+                max_iter=min(span, max_iter - n_iter),
+                noise=_NOISE[self.dtype],
+            )
             span *= 2
-            theta[live] = z * scale
+            theta[live] = z
             n_iter += steps
             converged[live] = done
             live = live[~done]
         return theta, converged, n_iter
 
+    def _function(self, weight: Tensor, strength: Tensor, kept: Tensor | None):
+        def function(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            part = weight if len(rows) == weight.shape[1] else weight[:, rows]
+            some = None if kept is None else kept[rows]
+            found = self.objective(z, part, strength[rows], kept=some)
+            return found.value, found.gradient
+
+        return function
+
+    def _zero(self, count: int) -> Tensor:
+        options = {"dtype": torch.float64, "device": self.present.device}
+        return torch.zeros(count, self.n_parameters, **options)
+
+    @property
+    def by_score(self) -> bool:
+        """Whether rows are so many that a curvature for every score pays."""
+        size = self.n_outputs * (self.n_parameters // self.n_outputs) ** 2
+        return self.loss.uneven and len(self.present) > 4 * _SAMPLE and size <= _MOST_MOMENTS
+
+    def _first(self, weight: Tensor, strength: Tensor, kept: Tensor | None) -> Tensor:
+        """Where to start: zero, or a few steps on some of the rows where there are many."""
+        theta = self._zero(len(strength))
+        if not self.by_score:
+            return theta
+        rows = self._sample_rows(max(4 * _SAMPLE, min(len(weight) // 4, 16 * _SAMPLE)))
+        part = LinearProblems(
+            [column.take(rows) for column in self.columns],
+            self.present[rows],
+            self.target[rows],
+            self.loss,
+            masks=self.masks[rows],
+            mask_weight=self.mask_weight,
+            dtype=self.dtype,
+        )
+        w = weight[rows] * (len(weight) / len(rows))
+        function = part._function(w, strength, kept)
+        apply = part._kronecker(theta, w, strength, kept)
+        nothing = torch.zeros(len(strength), dtype=torch.float64, device=weight.device)
+        return minimise(function, apply, theta, nothing, max_iter=_FIRST_STEPS, noise=3e-7)[0]
+
+    def _size_at_zero(self, weight: Tensor, strength: Tensor, kept: Tensor | None) -> Tensor:
+        """Preconditioned norm (B,) of the gradient at zero; where rows are many, what it may be."""
+        if self.by_score:  # a gain of one nat a row, of which a loss of some classes is a part
+            return (2 * weight.sum(0)).sqrt()
+        zero = self._zero(len(strength))
+        gradient = self.objective(zero, weight, strength, kept=kept).gradient
+        apply = self._kronecker(zero, weight, strength, kept)
+        everything = torch.arange(len(strength), device=weight.device)
+        return (gradient * apply(gradient, everything)).sum(1).clamp(min=0).sqrt()
+
+    # -- curvature ----------------------------------------------------------------------------
+
+    def _sample_rows(self, count: int) -> Tensor:
+        n = len(self.present)
+        if n <= count:
+            return torch.arange(n, device=self.present.device)
+        generator = torch.Generator().manual_seed(n)  # any rows will do, but the same each time
+        rows = torch.randint(n, (count,), generator=generator).sort().values
+        return rows.to(self.present.device)
+
+    def _drawn_masks(self, rows: Tensor) -> Tensor:
+        """One pattern, drawn by its chance, for every sampled row: (m, M)."""
+        if self.masks.shape[1] == 1:
+            return self.masks[rows, 0]
+        generator = torch.Generator().manual_seed(len(rows))
+        drawn = torch.multinomial(self.mask_weight.cpu(), len(rows), True, generator=generator)
+        return self.masks[rows, drawn.to(rows.device)]
+
+    def _features(self, rows: Tensor, mask: Tensor) -> Tensor:
+        """Features under a pattern, bits of absence and a one: (m, D)."""
+        parts = [
+            torch.where(mask[:, m, None], column.rows(rows), 0.0)
+            for m, column in enumerate(self.columns)
+        ]
+        absent = (~mask).to(self.dtype)
+        return torch.cat([*parts, absent, torch.ones_like(absent[:, :1])], dim=1)
+
+    def _preconditioner(self, theta: Tensor, weight: Tensor, strength: Tensor, kept: Tensor | None):
+        if not self.by_score:
+            return self._kronecker(theta, weight, strength, kept)
+        if self._moments is None:
+            self._moments = self._score_moments(theta)
+        share = weight.mean(dim=0)
+        penalty = self._penalty(strength, _FLOOR * share * len(weight))
+        free = None if kept is None else self._free(kept)
+        inverse = ByScorePreconditioner(self._moments, share, penalty, free)
+        return self._applied(inverse, free)
+
+    def _applied(self, inverse, free: Tensor | None):
+        def apply(gradient: Tensor, problems: Tensor) -> Tensor:
+            out = inverse(self._shaped(gradient), problems)
+            return (out if free is None else out * free[problems][..., None]).flatten(1)
+
+        return apply
+
+    def _kronecker(self, theta: Tensor, weight: Tensor, strength: Tensor, kept: Tensor | None):
+        rows = self._sample_rows(_SAMPLE)
+        features = self._features(rows, self._drawn_masks(rows))
+        scores = (features @ self._shaped(theta).mean(dim=0).to(self.dtype)).double()
+        strong = self.loss.bend(scores[:, None])[:, 0].sum(dim=1)  # (m,)
+        w = weight[rows] * (len(weight) / len(rows))
+        mean_weight = w.mean(dim=1)
+        total = (mean_weight * strong).sum().clamp(min=1e-300)
+        coupling = self.loss.coupling(scores, mean_weight) / total
+        share = (w * strong[:, None]).sum(0) / total
+        penalty = self._penalty(strength, _FLOOR * total * share)
+        scaled = features * (mean_weight * strong).sqrt()[:, None].to(self.dtype)
+        inverse = KroneckerPreconditioner(scaled, coupling, share, penalty)
+        return self._applied(inverse, None if kept is None else self._free(kept))
+
+    def _score_moments(self, theta: Tensor) -> Tensor:
+        """Second moments (K, D, D) of the features, weighted by the curvature of every score.
+
+        For every score rows are drawn with chances in proportion to their curvature and weighted
+        back, for most rows of classes that are told apart well hardly bend at all.
+        """
+        rows = self._sample_rows(4 * _SAMPLE)
+        mask = self._drawn_masks(rows)
+        coef = self._shaped(theta).mean(dim=0).to(self.dtype)
+        bend = torch.cat(
+            [
+                self.loss.bend((self._features(r, m) @ coef)[:, None])[:, 0]
+                for r, m in zip(rows.split(_SAMPLE), mask.split(_SAMPLE), strict=True)
+            ]
+        )
+        bend = bend * (len(self.present) / len(rows))
+        count = max(2048, 3 * len(coef))
+        generator = torch.Generator().manual_seed(0)
+        moments = []
+        for k in range(self.n_outputs):
+            chance = (bend[:, k] / bend[:, k].sum().clamp(min=1e-30) * count).clamp(max=1)
+            drawn = torch.rand(len(rows), generator=generator).to(rows.device) < chance
+            heavy = (bend[drawn, k] / chance[drawn]).sqrt()[:, None].to(self.dtype)
+            part = self._features(rows[drawn], mask[drawn]) * heavy
+            moments.append(part.T @ part)
+        return torch.stack(moments)
+
     def solution(self, theta: Tensor, converged: Tensor, n_iter: int) -> LinearSolution:
         """Coefficients in the coordinates of the original blocks."""
-        coef, token, intercept = self._split(theta)
-        coef = [basis @ w for basis, w in zip(self.bases, coef, strict=True)]
+        parts = self._shaped(theta).split([*self.widths, len(self.widths), 1], dim=1)
+        coef = [
+            w if basis is None else basis @ w
+            for basis, w in zip(self.bases, parts[:-2], strict=True)
+        ]
+        token, intercept = parts[-2], parts[-1][:, 0]
         if isinstance(self.loss, Multinomial):  # no penalty fixes the sum of the intercepts
             intercept = intercept - intercept.mean(dim=1, keepdim=True)
         return LinearSolution(coef, token, intercept, n_iter, converged)
 
 
-def _rescaled(objective, scale: Tensor, weight: Tensor, strength: Tensor):
-    """The objective in coordinates ``z = theta / scale``, on some of the problems."""
+def _reduce(column: Column) -> tuple[Column, Tensor | None]:
+    """A block with more columns than rows, turned into the span of its rows.
 
-    def function(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        value, gradient = objective(z * scale[rows], weight[:, rows], strength[rows])
-        return value, gradient * scale[rows]
-
-    return function
-
-
-def _lbfgs(function, z: Tensor, threshold: Tensor, max_iter: int, memory: int = 12):
-    """Minimise B independent smooth convex functions; each keeps its own history and step.
-
-    ``function(z (b, P), rows (b,))`` gives values (b,) and gradients (b, P) of those problems.
+    The solution lies there, and an L2 penalty is the same in both coordinates: coefficients go back
+    by ``basis @ coef``.
     """
-    count = z.shape[0]
-    z = z.clone()
-    rows = torch.arange(count, device=z.device)
-    value, gradient = function(z, rows)
-    steps: list[Tensor] = []
-    changes: list[Tensor] = []
-    converged = gradient.norm(dim=1) <= threshold
-    stuck = torch.zeros_like(converged)
-    n_iter = 0
-    for n_iter in range(1, max_iter + 1):  # noqa: B007  (the count is returned)
-        live = (~(converged | stuck)).nonzero()[:, 0]
-        if len(live) == 0:
-            n_iter -= 1
-            break
-        direction = -_two_loop(gradient[live], [s[live] for s in steps], [c[live] for c in changes])
-        slope = (direction * gradient[live]).sum(1)
-        bad = slope >= 0
-        direction[bad], slope[bad] = -gradient[live][bad], -gradient[live][bad].square().sum(1)
-        new_z, new_value, new_gradient, moved = _backtrack(
-            function, z[live], value[live], direction, slope, live
-        )
-        step = torch.zeros_like(z)
-        change = torch.zeros_like(z)
-        step[live], change[live] = new_z - z[live], new_gradient - gradient[live]
-        z[live], value[live], gradient[live] = new_z, new_value, new_gradient
-        steps, changes = [*steps, step][-memory:], [*changes, change][-memory:]
-        converged[live] = gradient[live].norm(dim=1) <= threshold[live]
-        stuck[live] = ~moved & ~converged[live]
-    return z, converged | stuck, n_iter  # stuck: no step lowers the value at this precision
-
-
-def _two_loop(gradient: Tensor, steps: list[Tensor], changes: list[Tensor]) -> Tensor:
-    """Product of the inverse Hessian estimate and the gradient, per problem."""
-    q = gradient.clone()
-    stack = []
-    for s, c in zip(reversed(steps), reversed(changes), strict=True):
-        curve = (s * c).sum(1)
-        rho = torch.where(curve > 1e-300, 1.0 / curve.clamp(min=1e-300), torch.zeros_like(curve))
-        alpha = rho * (s * q).sum(1)
-        q -= alpha[:, None] * c
-        stack.append((rho, alpha, s, c))
-    if steps:
-        curve, size = (steps[-1] * changes[-1]).sum(1), changes[-1].square().sum(1)
-        q *= torch.where(size > 0, curve / size.clamp(min=1e-300), torch.ones_like(size))[:, None]
-    for rho, alpha, s, c in reversed(stack):
-        q += (alpha - rho * (c * q).sum(1))[:, None] * s
-    return q
-
-
-def _backtrack(function, z, value, direction, slope, rows, tries: int = 30):
-    """Halve each problem's step until it lowers the value enough (Armijo).
-
-    Close to the optimum the change of the value drowns in rounding; there the slope decides, as in
-    the approximate Wolfe condition of Hager and Zhang (2005).
-    """
-    length = torch.ones_like(value)
-    new_z = z + direction
-    new_value, new_gradient = function(new_z, rows)
-    noise = 1e-12 * value.abs()
-    for _ in range(tries):
-        fine = new_value <= value + 1e-4 * length * slope
-        end_slope = (new_gradient * direction).sum(1)
-        fine |= (new_value <= value + noise) & (end_slope.abs() <= -0.9 * slope)
-        fine &= torch.isfinite(new_value)
-        if fine.all():
-            break
-        again = (~fine).nonzero()[:, 0]
-        length[again] *= 0.5
-        new_z[again] = z[again] + length[again, None] * direction[again]
-        new_value[again], new_gradient[again] = function(new_z[again], rows[again])
-    moved = fine.clone()
-    new_z[~fine] = z[~fine]
-    if (~fine).any():
-        back = (~fine).nonzero()[:, 0]
-        new_value[back], new_gradient[back] = function(new_z[back], rows[back])
-    return new_z, new_value, new_gradient, moved
+    if column.width <= len(column):
+        return column, None
+    block = column.rows(slice(None))
+    basis = torch.linalg.qr(block.T.double()).Q
+    return Column((block.double() @ basis).to(column.dtype), dtype=column.dtype), basis

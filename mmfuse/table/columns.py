@@ -144,7 +144,8 @@ def stack_numeric(
     -------
     ndarray of shape (n, d)
         float32, with a row of NaN where the state is not PRESENT. With nothing present and no
-        ``width`` it has no columns.
+        ``width`` it has no columns. A float32 matrix that is present in all rows is given back
+        without copying.
 
     Raises
     ------
@@ -164,10 +165,13 @@ def stack_numeric(
             )
         if width not in (None, column.shape[1]):
             raise ValueError(f"Modality {name!r} has {column.shape[1]} values, expected {width}.")
-        vectors, width = column[present], column.shape[1]
-    else:
-        vectors = list(_vectors(name, column, present, width))
-        width = len(vectors[0]) if vectors else width or 0
+        with np.errstate(over="ignore"):
+            matrix = column.astype(np.float32, copy=not present.all())
+        if not present.all():
+            matrix[~present] = np.nan
+        return matrix
+    vectors = list(_vectors(name, column, present, width))
+    width = len(vectors[0]) if vectors else width or 0
     matrix = np.full((len(column), width), np.nan, dtype=np.float32)
     with np.errstate(over="ignore"):  # becomes infinite, which Blocks refuse by name and row
         if len(vectors):
