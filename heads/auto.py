@@ -79,11 +79,11 @@ class AutoFusion(BaseHead):
     def _candidates(self, block_dims: dict[str, int], task: str) -> dict[str, BaseHead]:
         if self.candidates is not None:
             return dict(self.candidates)
-        trees: Any = ExtraTreesClassifier if task == "classification" else ExtraTreesRegressor
+        trees: Any = ExtraTreesRegressor if task == "regression" else ExtraTreesClassifier
         boosting: Any = (
-            HistGradientBoostingClassifier
-            if task == "classification"
-            else HistGradientBoostingRegressor
+            HistGradientBoostingRegressor
+            if task == "regression"
+            else HistGradientBoostingClassifier
         )
         forest = trees(300, min_samples_leaf=2)
         found: dict[str, BaseHead] = {
@@ -119,10 +119,14 @@ class AutoFusion(BaseHead):
 
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> BlendModule:
         members = {
-            name: head.build(block_dims, n_outputs, task)
+            name: head.make_module(block_dims, n_outputs, task)
             for name, head in self._candidates(block_dims, task).items()
         }
         return BlendModule(block_dims, n_outputs, task, members)
+
+    def make_module(self, block_dims: dict[str, int], n_outputs: int, task: str) -> BlendModule:
+        """As ``build``: every member has its own form for ordered classes."""
+        return self.build(block_dims, n_outputs, task)
 
     def fit_module(self, data: FitData) -> FitResult:
         """Fit every candidate, choose on out-of-fold scores, keep what is used."""
@@ -189,7 +193,7 @@ class _Choice:
 
     def __init__(self, data: FitData, results: dict[str, FitResult]) -> None:
         self.names = list(results)
-        self.classification = data.task == "classification"
+        self.classification = data.task != "regression"
         self.target = data.target.cpu().numpy()
         self.weight = data.weight.cpu().numpy()
         self.complete = data.presence.all(dim=1).cpu().numpy()

@@ -276,5 +276,6 @@ CALIBRATORS: dict[str, dict[str | None, type[ModalityCalibrator]]] = {
         None: ModalityCalibrator,
     },
 }
+CALIBRATORS["ordinal"] = CALIBRATORS["classification"]  # of log probabilities, either way
 CALIBRATORS["regression"] = dict.fromkeys(CALIBRATORS["classification"], Values)
 """The calibrator that a task and the argument ``calibrate`` name."""

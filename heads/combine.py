@@ -192,4 +192,5 @@ COMBINATIONS: dict[str, dict[str, type[Combination]]] = {
         "best": GaussianBest,
     },
 }
+COMBINATIONS["ordinal"] = COMBINATIONS["classification"]
 """The rule that a task and the argument ``combine`` name."""

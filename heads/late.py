@@ -140,7 +140,7 @@ class LateFusion(BaseHead):
 
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> LateModule:
         base = self._base()
-        experts = [base.build({name: d}, n_outputs, task) for name, d in block_dims.items()]
+        experts = [base.make_module({name: d}, n_outputs, task) for name, d in block_dims.items()]
         return self._module(block_dims, n_outputs, task, experts)
 
     def _module(
@@ -152,6 +152,10 @@ class LateFusion(BaseHead):
         calibrators = [kind(n_outputs) for _ in range(count)]
         rule = COMBINATIONS[task][self.combine](count, n_outputs)
         return LateModule(block_dims, n_outputs, task, experts, calibrators, rule)
+
+    def make_module(self, block_dims: dict[str, int], n_outputs: int, task: str) -> LateModule:
+        """As ``build``: of ordered classes, every expert has thresholds of its own."""
+        return self.build(block_dims, n_outputs, task)
 
     def fit_module(self, data: FitData) -> FitResult:
         """Fit every modality's model out of fold, then calibrators and rule on what they said."""

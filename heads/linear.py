@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mmfuse.heads.base import FitData, FitResult, FusionModule, HeadOutput
+from mmfuse.heads.cumulative import module_for
+from mmfuse.ordinal_solver import OrdinalProblems
 from mmfuse.patterns import dropout_masks
 from mmfuse.solver import LinearProblems, LinearSolution
 
@@ -108,7 +111,8 @@ def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> Fit
         Chance of hiding a modality; part of the objective, nothing is drawn.
     """
     hiding = len(data.blocks) > 1 and modality_dropout > 0
-    module = LinearModule(data.dims, data.n_outputs, data.task, complete=hiding)
+    make = partial(LinearModule, complete=hiding)
+    module = module_for(make, data.dims, data.n_outputs, data.task)
     module.to(data.presence.device)
     if not hiding or len(data.weight) < _MANY * sum(data.dims.values()):
         fit = _LinearFit(data, modality_dropout if hiding else 0.0)
@@ -181,7 +185,8 @@ class _LinearFit:
         self.data = data
         if like is None:
             columns = data.columns()
-            self.problems = LinearProblems(
+            kind = OrdinalProblems if data.task == "ordinal" else LinearProblems
+            self.problems = kind(
                 columns,
                 data.presence,
                 data.target,

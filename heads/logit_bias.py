@@ -126,7 +126,8 @@ class LogitBiasFusion(BaseHead):
     def check_parameters(self, block_dims: dict[str, int], objective: Objective) -> None:
         owner = type(self).__name__
         if objective.task != "classification":
-            raise ValueError(f"{owner} biases logits of classes; it has no form for regression.")
+            kind = "ordered classes" if objective.task == "ordinal" else objective.task
+            raise ValueError(f"{owner} biases logits of classes; it has no form for {kind}.")
         if self.prior is not None and self.prior not in block_dims:
             raise ValueError(
                 f"{owner}: prior must be one of the modalities {', '.join(block_dims)}, or None; "

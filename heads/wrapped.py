@@ -14,7 +14,7 @@ from torch import Tensor
 from mmfuse.heads.base import FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.patterns import draw_presence
 
-__all__ = ["WrappedModule", "check_estimator_kind", "fit_wrapped"]
+__all__ = ["WrappedModule", "check_estimator_kind", "fit_estimator", "fit_wrapped"]
 
 _FLOOR = 1e-6  # a forest may give probability zero; its logarithm may not
 
@@ -27,7 +27,8 @@ class WrappedModule(FusionModule):
 
     def features(self, blocks: dict[str, Tensor], presence: Tensor) -> np.ndarray:
         """Concatenated features: ndarray of shape (n, sum of widths [+ M])."""
-        fill = np.nan if get_tags(self.estimators["model"]).input_tags.allow_nan else 0.0
+        any_of_them = next(iter(self.estimators.values()))
+        fill = np.nan if get_tags(any_of_them).input_tags.allow_nan else 0.0
         parts = [
             torch.where(presence[:, m, None], blocks[name], fill)
             for m, name in enumerate(self.block_dims)
@@ -47,6 +48,10 @@ class WrappedModule(FusionModule):
         scores = np.log(np.clip(proba, _FLOOR, 1.0))
         return HeadOutput(torch.as_tensor(scores, device=presence.device))
 
+    def learn(self, model: BaseEstimator, X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> None:
+        """Fit ``model`` on features, targets and row weights."""
+        self.estimators = {"model": fit_estimator(model, X, y, weight)}
+
 
 def check_estimator_kind(owner: str, model: Any, task: str) -> None:
     """Raise unless ``model`` is a scikit-learn estimator that fits the task."""
@@ -55,7 +60,7 @@ def check_estimator_kind(owner: str, model: Any, task: str) -> None:
             f"{owner}: the model must be 'linear', 'mlp' or a scikit-learn estimator; "
             f"got {model!r}."
         )
-    if task == "classification":
+    if task != "regression":
         if not is_classifier(model) or not hasattr(model, "predict_proba"):
             raise ValueError(
                 f"{owner}: {type(model).__name__} is not a classifier with predict_proba; "
@@ -79,20 +84,20 @@ def fit_wrapped(
         oof = np.full((len(data.weight), data.n_outputs), np.nan)
         masked = None if data.masked is None else oof.copy()
         for train, test in data.folds:
-            module.estimators["model"] = _fit(module, model, data.take(train), modality_dropout)
+            _fit(module, model, data.take(train), modality_dropout)
             held = data.take(test)
             oof[test] = module(held.blocks, held.presence).scores.cpu().numpy()
             if held.masked is not None and masked is not None:
                 masked[test] = module(held.blocks, held.masked).scores.cpu().numpy()
-    module.estimators["model"] = _fit(module, model, data, modality_dropout)
+    _fit(module, model, data, modality_dropout)
     return FitResult(module.eval(), oof, {"model": type(model).__name__}, masked)
 
 
-def _fit(module: WrappedModule, model: BaseEstimator, data: FitData, rate: float) -> Any:
-    fitted = clone(model)
-    if fitted.get_params().get("random_state", 0) is None:
-        fitted.set_params(random_state=data.seed)
-    module.estimators["model"] = fitted
+def _fit(module: WrappedModule, model: BaseEstimator, data: FitData, rate: float) -> None:
+    model = clone(model)
+    if model.get_params().get("random_state", 0) is None:
+        model.set_params(random_state=data.seed)
+    module.estimators = {"model": model}  # whether it allows NaN decides what the features are
     X = module.features(data.blocks, data.presence)
     y, weight = data.target.cpu().numpy(), data.weight.cpu().numpy()
     hidden = _hidden_copy(data, rate)
@@ -103,15 +108,23 @@ def _fit(module: WrappedModule, model: BaseEstimator, data: FitData, rate: float
         weight = np.concatenate([weight * (1 - lost), weight * lost])
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    if has_fit_parameter(fitted, "sample_weight"):
-        return fitted.fit(X, y, sample_weight=weight)
-    kept = weight > 0
-    if not np.allclose(data.weight.cpu().numpy(), data.weight[0].item()):
+    if not has_fit_parameter(model, "sample_weight") and not np.allclose(
+        data.weight.cpu().numpy(), data.weight[0].item()
+    ):
         raise ValueError(
             f"{type(model).__name__} takes no sample_weight in fit; leave sample_weight and "
             "class_weight out or choose another estimator."
         )
-    return fitted.fit(X[kept], y[kept])
+    module.learn(model, X, y, weight)
+
+
+def fit_estimator(
+    model: BaseEstimator, X: np.ndarray, y: np.ndarray, weight: np.ndarray
+) -> BaseEstimator:
+    """A fitted clone; where it takes no weights, it learns from the rows that have some."""
+    if has_fit_parameter(model, "sample_weight"):
+        return clone(model).fit(X, y, sample_weight=weight)
+    return clone(model).fit(X[weight > 0], y[weight > 0])
 
 
 def _hidden_copy(data: FitData, rate: float) -> Tensor | None:

@@ -149,7 +149,10 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         """Candidates that `AutoFusion` tried, a DataFrame: losses, weights and seconds of each."""
         check_is_fitted(self, "head_")
         if "candidates" not in self.history_:
-            raise AttributeError("head_report_ is there after fitting with head=AutoFusion() only.")
+            raise AttributeError(
+                "head_report_ is there after fitting with head=AutoFusion() only; of a model of "
+                "several outputs, in output(t)."
+            )
         return pd.DataFrame.from_dict(self.history_["candidates"], orient="index")
 
     def _encode_training(self, table: Any) -> Blocks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Multinomial", "Objective", "Squared"]
+__all__ = ["Cumulative", "Multinomial", "Objective", "Squared"]
 
 
 class Objective:
@@ -13,7 +13,7 @@ class Objective:
 
     Attributes
     ----------
-    task : {"classification", "regression"}
+    task : {"classification", "ordinal", "regression"}
         What kind of module a head builds.
     n_outputs : int
         Scores of a row.
@@ -102,6 +102,21 @@ class Multinomial(Objective):
     def coupling(self, scores: Tensor, weight: Tensor) -> Tensor:
         p = torch.softmax(scores, dim=-1)
         return torch.diag(weight @ p) - (p * weight[:, None]).T @ p
+
+
+class Cumulative(Multinomial):
+    """Cross-entropy of indices (n,) of ordered classes under log probabilities (n, n_outputs).
+
+    That the probabilities come from one latent score and increasing thresholds (proportional odds;
+    McCullagh 1980) is the module's affair, and in linear heads the solver's. The loss of a row is
+    the same, and so are pools and blends of such probabilities.
+    """
+
+    task = "ordinal"
+
+    @property
+    def penalty_scale(self) -> float:
+        return 1.0  # one column of coefficients, with two classes as with more
 
 
 class Squared(Objective):

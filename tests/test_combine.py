@@ -249,7 +249,7 @@ def test_nothing_present_is_the_prior(name: str) -> None:
 def test_what_is_absent_is_not_read(name: str, task: str) -> None:
     if name not in COMBINATIONS[task]:
         return
-    data = experts() if task == "classification" else predictions()
+    data = predictions() if task == "regression" else experts()
     found = []
     for value in (0.0, -1e9, torch.nan):
         data.expert[~data.presence] = value
@@ -260,7 +260,7 @@ def test_what_is_absent_is_not_read(name: str, task: str) -> None:
 
 @pytest.mark.parametrize("task", COMBINATIONS)
 def test_without_held_out_rows_every_rule_still_answers(task: str) -> None:
-    data = experts() if task == "classification" else predictions()
+    data = predictions() if task == "regression" else experts()
     full = data.presence.clone()
     data.presence[:] = False
     for name in COMBINATIONS[task]:
