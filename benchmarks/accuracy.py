@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 from accuracy_peers import ABSENT, PEERS
-from accuracy_run import Answer, Plan, Store, evaluate, evaluate_elsewhere
+from accuracy_run import GAPS, Answer, Plan, Store, evaluate, evaluate_elsewhere
 from accuracy_sets import SETS
-from accuracy_tables import DRAWS, SUMMARY_HEAD, losses, set_section, summary_rows
+from accuracy_tables import DEFAULT, DRAWS, SUMMARY_HEAD, losses, set_section, summary_rows
 from page import write_section
 
 from mmfuse import Blocks, FusionClassifier
@@ -63,14 +63,13 @@ class Fused:
 def our_methods(anchor: str | None) -> dict[str, Callable[[], Any]]:
     """The rows of mmfuse; text-centric fusion only where there is an anchor."""
     found = {
-        "mmfuse, default head": lambda: Fused(),
         "mmfuse EarlyFusion()": lambda: Fused(EarlyFusion()),
         "mmfuse LateFusion()": lambda: Fused(LateFusion()),
         "mmfuse AutoFusion()": lambda: Fused(AutoFusion()),
     }
     if anchor is not None:
         found[f"mmfuse TextCentricFusion({anchor!r})"] = lambda: Fused(TextCentricFusion(anchor))
-    return found
+    return found | {DEFAULT: lambda: Fused()}
 
 
 class Runner:
@@ -96,7 +95,7 @@ class Runner:
                 missing.append(method)
                 continue
             if answer is None:
-                answer = self._compute(method, plan, PEERS | ours)
+                answer = self._compute(method, plan, PEERS | ours, answers)
                 self.store.put(name, method, plan, answer)
             answers[method] = answer
             means = [
@@ -106,9 +105,20 @@ class Runner:
             print(f"{name} | {method} | {', '.join(means)} | {answer.seconds:.1f} s", flush=True)
         return answers, missing
 
-    def _compute(self, method: str, plan: Plan, known: dict[str, Callable[[], Any]]) -> Answer:
+    def _compute(
+        self,
+        method: str,
+        plan: Plan,
+        known: dict[str, Callable[[], Any]],
+        answers: dict[str, Answer],
+    ) -> Answer:
         if method in FOREIGN:
             return evaluate_elsewhere(plan, method, self.pythons[method])
+        if method == DEFAULT:  # one of the heads above, as a rule: one fold tells which
+            trial = evaluate(plan, known[method], n_folds=1).rows[GAPS][plan.fold == 0]
+            for answer in answers.values():
+                if np.allclose(answer.rows[GAPS][plan.fold == 0], trial, atol=1e-9):
+                    return answer
         return evaluate(plan, known[method])
 
 

@@ -17,7 +17,7 @@ import warnings
 
 import numpy as np
 
-SECONDS = 60  # of AutoGluon, per fold
+SECONDS = float(sys.argv[4]) if len(sys.argv) > 4 else 60.0  # of AutoGluon, per fold
 
 
 def impute(train: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ PEERS = {"multiviewstacking": multiviewstacking, "autogluon": autogluon}
 
 def main() -> None:
     warnings.filterwarnings("ignore")
-    name, source, target = sys.argv[1:]
+    name, source, target = sys.argv[1:4]
     with np.load(source, allow_pickle=False) as file:
         task = {key: file[key] for key in file.files}
     n, n_classes = len(task["y"]), int(task["y"].max()) + 1

@@ -81,9 +81,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Answer:
-    """Out-of-fold probabilities (n, K) for every condition, and mean seconds to fit a fold."""
+    """What a method said out of fold, per condition, and its mean seconds to fit a fold.
 
-    probabilities: dict[str, np.ndarray]
+    ``rows`` holds probabilities (n, K).
+    """
+
+    rows: dict[str, np.ndarray]
     seconds: float
 
 
@@ -92,12 +95,12 @@ def tidy(p: np.ndarray) -> np.ndarray:
     return p / p.sum(axis=1, keepdims=True)
 
 
-def evaluate(plan: Plan, method: Callable[[], Any]) -> Answer:
-    """Fit a method on every fold and ask it under every condition."""
+def evaluate(plan: Plan, method: Callable[[], Any], n_folds: int | None = None) -> Answer:
+    """Fit a method on every fold, or on the first ones, and ask it under every condition."""
     y, groups = plan.data.y, plan.data.groups
     found = {name: np.zeros((len(y), len(plan.classes))) for name in plan.conditions}
     seconds = []
-    for number in range(plan.data.n_folds):
+    for number in range(plan.data.n_folds if n_folds is None else n_folds):
         train, test = plan.fold != number, plan.fold == number
         start = time.perf_counter()
         model = method().fit(
@@ -153,12 +156,12 @@ class Store:
             if str(file["fingerprint"]) != plan.fingerprint:
                 return None
             kept = {part: file[f"p_{k}"] for k, part in enumerate(plan.conditions)}
-            return Answer({part: tidy(p) for part, p in kept.items()}, float(file["seconds"]))
+            return Answer(kept, float(file["seconds"]))
 
     def put(self, name: str, method: str, plan: Plan, answer: Answer) -> None:
         if self.folder is None:
             return
         path = self._path(name, method)
         path.parent.mkdir(parents=True, exist_ok=True)
-        parts = {f"p_{k}": p for k, p in enumerate(answer.probabilities.values())}
+        parts = {f"p_{k}": p for k, p in enumerate(answer.rows.values())}
         np.savez_compressed(path, fingerprint=plan.fingerprint, seconds=answer.seconds, **parts)

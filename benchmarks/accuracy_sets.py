@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-__all__ = ["DATA", "SETS", "Set", "sequence_mean"]
+__all__ = ["DATA", "SETS", "Set", "sequence_mean", "with_and_without_text"]
 
 DATA = Path(os.environ.get("MMFUSE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -95,7 +95,7 @@ def sequence_mean(steps: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
 
 
-def _with_and_without_text(name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def with_and_without_text(name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Both parts of a set of sequences; the larger part was published without its text."""
     folder = DATA / "sequences_av_text"
     full = np.load(folder / f"{name}_atv.npz", allow_pickle=False)
@@ -113,14 +113,14 @@ def _with_and_without_text(name: str) -> tuple[dict[str, np.ndarray], np.ndarray
 
 def mmmo() -> Set:
     """Film reviews on video, text in 80 of 300 rows; score up to 2, between, 4 and more."""
-    views, score = _with_and_without_text("mmmo")
+    views, score = with_and_without_text("mmmo")
     classes = np.array(["bad", "middling", "good"])
     return Set(views, classes[(score > 2).astype(int) + (score >= 4)], anchor="text")
 
 
 def youtube() -> Set:
     """Opinions on video, text in 60 of 233 rows; 3 sentiments."""
-    views, one_hot = _with_and_without_text("youtube")
+    views, one_hot = with_and_without_text("youtube")
     return Set(views, one_hot.argmax(axis=1), anchor="text")
 
 

@@ -10,7 +10,7 @@ from accuracy_run import COMPLETE, GAPS, Answer, Plan
 
 from mmfuse.metrics import expected_calibration_error, log_loss_per_row
 
-__all__ = ["mean_and_error", "set_section", "summary_rows", "SUMMARY_HEAD"]
+__all__ = ["DEFAULT", "DRAWS", "mean_and_error", "set_section", "summary_rows", "SUMMARY_HEAD"]
 
 DRAWS = 200
 OURS = "mmfuse"
@@ -102,8 +102,14 @@ def by_draws(
     return Column(title, scores, level, higher=False)
 
 
-def table(methods: list[str], columns: list[Column], extra: dict[str, str] | None = None) -> str:
-    titles = [column.title for column in columns] + (["fit s"] if extra else [])
+def table(
+    methods: list[str],
+    columns: list[Column],
+    extra: dict[str, str] | None = None,
+    last: str = "fit s",
+) -> str:
+    """A markdown table; ``extra`` holds the cells of the columns that ``last`` names."""
+    titles = [column.title for column in columns] + (last.split(" | ") if extra else [])
     lines = ["| method | " + " | ".join(titles) + " |", "| --- " * (len(titles) + 1) + "|"]
     for method in methods:
         cells = [column.cell(method) for column in columns]
@@ -114,16 +120,14 @@ def table(methods: list[str], columns: list[Column], extra: dict[str, str] | Non
 
 def losses(plan: Plan, answers: dict[str, Answer], condition: str) -> dict[str, np.ndarray]:
     return {
-        method: log_loss_per_row(plan.data.y, answer.probabilities[condition], classes=plan.classes)
+        method: log_loss_per_row(plan.data.y, answer.rows[condition], classes=plan.classes)
         for method, answer in answers.items()
     }
 
 
 def hits(plan: Plan, answers: dict[str, Answer], condition: str) -> dict[str, np.ndarray]:
     return {
-        method: (
-            plan.classes[answer.probabilities[condition].argmax(axis=1)] == plan.data.y
-        ).astype(float)
+        method: (plan.classes[answer.rows[condition].argmax(axis=1)] == plan.data.y).astype(float)
         for method, answer in answers.items()
     }
 
@@ -134,7 +138,7 @@ def calibration(plan: Plan, answers: dict[str, Answer], condition: str, title: s
     def score(p: np.ndarray, rows: np.ndarray) -> float:
         return float(expected_calibration_error(y[rows], p[rows], classes=classes))
 
-    proba = {method: answer.probabilities[condition] for method, answer in answers.items()}
+    proba = {method: answer.rows[condition] for method, answer in answers.items()}
     return by_draws(title, score, proba, plan.data.groups)
 
 
