@@ -56,7 +56,7 @@ class ValuePlan(Plan):
 
 
 def photoz() -> Set:
-    """Redshifts of simulated galaxies from magnitudes, errors and colours in two groups of bands."""
+    """Redshifts of simulated galaxies from magnitudes and colours in two groups of bands."""
     galaxies = load_photoz()
     views = {name: galaxies.X[name] for name in galaxies.X.modalities}
     colours = {name: np.diff(view[:, :3], axis=1) for name, view in views.items()}
