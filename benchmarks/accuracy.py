@@ -40,8 +40,8 @@ HOW = (
     "hidden* adds a copy of the training rows with gaps. Folds inside a method respect groups. "
     "Out-of-fold predictions are pooled and floored at 1e-6. **Bold**: first of its column; ≈: no "
     "more than one standard error of the paired difference behind the first (over rows, or over "
-    f"groups where there are groups; for ECE from {DRAWS} bootstrap draws). Fit seconds are per "
-    "fold, on a shared machine. Made by `benchmarks/accuracy.py`."
+    f"groups where there are groups; for ECE from {DRAWS} bootstrap draws). *fit s*: CPU seconds "
+    "per fold. Made by `benchmarks/accuracy.py`."
 )
 
 
@@ -79,6 +79,7 @@ class Runner:
         self.store = Store(arguments.cache)
         self.only = re.compile(arguments.methods)
         self.again = re.compile(arguments.again) if arguments.again else None
+        self.kept = arguments.kept
         self.pythons = dict(pair.split("=", 1) for pair in arguments.peers)
 
     def run(self, name: str, plan: Plan) -> tuple[dict[str, Answer], list[str]]:
@@ -91,7 +92,8 @@ class Runner:
             answer = None
             if self.again is None or not self.again.search(method):
                 answer = self.store.get(name, method, plan)
-            if answer is None and method in FOREIGN and method not in self.pythons:
+            elsewhere = method in FOREIGN and method not in self.pythons
+            if answer is None and (self.kept or elsewhere):
                 missing.append(method)
                 continue
             if answer is None:
@@ -128,6 +130,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="folder of out-of-fold probabilities")
     parser.add_argument("--methods", default="", help="pattern: only the methods that match")
     parser.add_argument("--again", help="pattern: methods to compute although they are kept")
+    parser.add_argument("--kept", action="store_true", help="compute nothing that is not kept")
     parser.add_argument(
         "--peers", nargs="*", default=[], metavar="PEER=PYTHON", help=", ".join(FOREIGN)
     )
@@ -142,7 +145,7 @@ def main() -> None:
     for name in arguments.sets:
         plan = Plan(SETS[name]())
         answers, missing = runner.run(name, plan)
-        if arguments.dry_run:
+        if arguments.dry_run or not answers:
             continue
         about = (SETS[name].__doc__ or "").strip()
         write_section(f"accuracy {name}", set_section(name, about, plan, answers, missing))

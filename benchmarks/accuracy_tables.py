@@ -102,6 +102,10 @@ def by_draws(
     return Column(title, scores, level, higher=False)
 
 
+def seconds_cell(answer: Answer) -> str:
+    return "" if np.isnan(answer.seconds) else f"{answer.seconds:.1f}"
+
+
 def table(
     methods: list[str],
     columns: list[Column],
@@ -161,7 +165,7 @@ def set_section(
         for c in (COMPLETE, GAPS)
     ]
     ece = [calibration(plan, answers, c, f"ECE {c}") for c in (COMPLETE, GAPS)]
-    seconds = {method: f"{answer.seconds:.1f}" for method, answer in answers.items()}
+    seconds = {method: seconds_cell(answer) for method, answer in answers.items()}
     lines = [f"### {name}: {about}", ""]
     lines += [f"{len(data.y)} rows; features: {views}; {folds}.", ""]
     lines += ["Log loss:", "", table(methods, loss), "", "Accuracy and calibration error:", ""]

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from accuracy_run import COMPLETE, GAPS, Answer, Plan, Store
 from accuracy_sets import DATA, Set, with_and_without_text
-from accuracy_tables import Column, by_rows, table
+from accuracy_tables import Column, by_rows, seconds_cell, table
 from accuracy_value_peers import VALUE_PEERS
 from page import write_section
 from sklearn.model_selection import KFold
@@ -117,9 +117,9 @@ def evaluate(plan: Plan, method: Callable[[], Any]) -> Answer:
     seconds = []
     for number in range(plan.data.n_folds):
         train, test = plan.fold != number, plan.fold == number
-        start = time.perf_counter()
+        start = time.process_time()
         model = method().fit(plan.blocks[train], plan.data.y[train])
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         for name, rows in plan.conditions.items():
             found[name][test] = judge(model, rows[test], plan.data.y[test])
     return Answer(found, float(np.mean(seconds)))
@@ -149,7 +149,7 @@ def set_section(name: str, plan: Plan, answers: dict[str, Answer]) -> str:
             points.append(by_rows(f"MAE {c}", {m: abs(p - y) for m, p in guess.items()}, None))
     extra = {
         m: f"{answer.rows[COMPLETE][:, 2].mean():.2f}, {answer.rows[GAPS][:, 2].mean():.2f} | "
-        f"{answer.seconds:.1f}"
+        f"{seconds_cell(answer)}"
         for m, answer in answers.items()
     }
     about = (VALUE_SETS[name].__doc__ or "").strip()
