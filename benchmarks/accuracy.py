@@ -41,7 +41,7 @@ HOW = (
     "Out-of-fold predictions are pooled and floored at 1e-6. **Bold**: first of its column; ≈: no "
     "more than one standard error of the paired difference behind the first (over rows, or over "
     f"groups where there are groups; for ECE from {DRAWS} bootstrap draws). *fit s*: CPU seconds "
-    "per fold. Made by `benchmarks/accuracy.py`."
+    "per fold, empty where they were not measured. Made by `benchmarks/accuracy.py`."
 )
 
 
@@ -145,7 +145,7 @@ def main() -> None:
     for name in arguments.sets:
         plan = Plan(SETS[name]())
         answers, missing = runner.run(name, plan)
-        if arguments.dry_run or not answers:
+        if arguments.dry_run or DEFAULT not in answers:
             continue
         about = (SETS[name].__doc__ or "").strip()
         write_section(f"accuracy {name}", set_section(name, about, plan, answers, missing))
@@ -153,7 +153,13 @@ def main() -> None:
     if summary and set(arguments.sets) == set(SETS):
         text = ["## Accuracy against peers", "", SUMMARY_HEAD, *summary, ""]
         text += ["Log loss. In bold where the default of mmfuse is first or no more than one "]
-        text[-1] += "standard error behind the best peer of that condition. " + HOW
+        text[-1] += (
+            "standard error behind the best peer of that condition; *one view absent* is the "
+        )
+        text[-1] += (
+            "mean over the views. The best peer is the one that these scores show to be best. "
+            + HOW
+        )
         write_section("accuracy summary", "\n".join(text))
 
 

@@ -177,7 +177,7 @@ def set_section(
 
 def summary_rows(name: str, plan: Plan, answers: dict[str, Answer]) -> list[str]:
     """Rows of the summary: the default of mmfuse against the best peer of each condition."""
-    if DEFAULT not in answers:
+    if DEFAULT not in answers or all(method.startswith(OURS) for method in answers):
         return []
     lines = []
     single = [c for c in plan.conditions if c not in (COMPLETE, GAPS)]
