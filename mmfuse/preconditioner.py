@@ -33,8 +33,8 @@ class AxesPreconditioner:
         self.thin = width > m
         double = self.thin or width <= _DOUBLE_UP_TO
         dtype = torch.float64 if double else torch.float32
-        self.root = penalty.log().mean(dim=0).mul(-0.5).exp()[:, None].to(dtype)  # (D, 1)
-        rows = features.to(dtype) * self.root[:, 0]
+        self.root = penalty.log().mean(dim=0).mul(-0.5).exp().to(dtype)  # (D,)
+        rows = features.to(dtype) * self.root
         scaled = rows * spread.sqrt()[:, None].to(dtype)
         if self.thin:  # there is no curvature beyond the span of the rows
             values, turn = torch.linalg.eigh(scaled @ scaled.T)
@@ -44,18 +44,20 @@ class AxesPreconditioner:
             _, self.axes = torch.linalg.eigh(scaled.T @ scaled)
         squares = (rows @ self.axes).square_()
         curvature = squares.T @ bend.to(dtype).flatten(1)
-        self.inverse = 1 / (curvature.view(-1, *bend.shape[1:]).transpose(0, 1) + 1)  # (B, r, K)
+        self.inverse = 1 / (curvature.view(-1, *bend.shape[1:]).permute(1, 2, 0) + 1)  # (B, K, r)
 
     def __call__(self, gradient: Tensor, problems: Tensor) -> Tensor:
         """Apply to gradients (b, D, K) of the problems (b,)."""
-        turned = gradient.to(self.axes.dtype) * self.root
-        inside = self.axes.T @ turned  # (b, r, K)
-        inverse = self.inverse[problems]
+        b, width, k = gradient.shape
+        # one product with long rows: many small ones, a problem each, take several times as long
+        turned = gradient.to(self.axes.dtype).transpose(1, 2).reshape(b * k, width) * self.root
+        inside = turned @ self.axes  # (b K, r)
+        inverse = self.inverse[problems].flatten(0, 1)
         if self.thin:
-            out = turned + self.axes @ (inside * (inverse - 1))
+            out = torch.addmm(turned, inside * (inverse - 1), self.axes.T)
         else:
-            out = self.axes @ (inside * inverse)
-        return (out * self.root).to(self.dtype)
+            out = (inside * inverse) @ self.axes.T
+        return (out * self.root).view(b, k, width).transpose(1, 2).to(self.dtype)
 
 
 class ByScorePreconditioner:
