@@ -10,12 +10,17 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from mmfuse.calibration import TemperatureScaling
+from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.heads.early import EarlyFusion
 from mmfuse.heads.pool import GaussianPool, LogPool, PoolData, fit_pool
+from mmfuse.heads.quantile_pool import QuantilePool
 from mmfuse.objectives import Objective
 
 __all__ = ["LateFusion"]
+
+
+_POOLS = {"classification": LogPool, "regression": GaussianPool, "quantiles": QuantilePool}
 
 
 class LateFusion(BaseHead):
@@ -93,6 +98,11 @@ class LateFusion(BaseHead):
                 "LateFusion: base must be 'linear', 'mlp', a scikit-learn estimator or a head; "
                 f"got {self.base!r}."
             )
+        if objective.task not in _POOLS:
+            raise UnsupportedObjectiveError(
+                f"LateFusion pools probabilities, values and quantiles, and has no pool for "
+                f"{objective.name}; use EarlyFusion, or output='quantiles' or 'binned'."
+            )
         for name, width in block_dims.items():
             self._base().check_parameters({name: width}, objective)
             if self._base().raw_blocks({name: width}):
@@ -132,6 +142,7 @@ class LateFusion(BaseHead):
                 module.log_temperature[m] = _log_temperature(raw[:, m], data, seen[:, m])
         expert = module.calibrated(torch.where(seen[..., None], raw, 0.0))
         target = data.target if data.task == "classification" else data.target.double()
+        module.pool.learn(data.objective)
         pool_data = PoolData(expert, seen, target, data.weight.double()).take(rows)
         module.pool.set_prior(pool_data)
         fit_pool(module.pool, pool_data, self.modality_dropout)
@@ -170,13 +181,12 @@ class LateModule(FusionModule):
     ) -> None:
         super().__init__(block_dims, n_outputs, task)
         self.experts = nn.ModuleList(experts)
-        kind = LogPool if task == "classification" else GaussianPool
-        self.pool = kind(len(block_dims), n_outputs)
+        self.pool = _POOLS[task](len(block_dims), n_outputs)
         self.register_buffer("log_temperature", torch.zeros(len(block_dims), dtype=torch.float64))
 
     def calibrated(self, raw: Tensor) -> Tensor:
         """Log probabilities (n, M, K) from raw scores; predictions stay as they are."""
-        if self.task == "regression":
+        if self.task != "classification":
             return raw.double()
         scaled = raw.double() * (-self.log_temperature).exp()[None, :, None]
         return torch.log_softmax(scaled, dim=-1)
@@ -195,6 +205,8 @@ class LateModule(FusionModule):
 
     def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
         expert = self.calibrated(self.expert_scores(blocks, presence))
+        if self.task == "quantiles":
+            return HeadOutput(self.pool(expert, presence))
         if self.task == "regression":
             mean, variance = self.pool.moments(expert, presence)
             return HeadOutput(mean, {"variance": variance})

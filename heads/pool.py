@@ -11,6 +11,8 @@ The effective number is the exponential of the entropy of v. With independence 0
 geometric mean (all modalities say the same thing), with independence 1 and equal weights it is
 naive Bayes (each says something new). A row with one modality gets exactly what that modality says.
 
+Quantiles have a pool of their own, in `mmfuse.heads.quantile_pool`.
+
 For regression every modality is a Gaussian around its own prediction, and the same pool of the
 log densities is a mean weighted by precision, the training distribution being the prior.
 """
@@ -24,6 +26,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
+from mmfuse.objectives import Objective
 from mmfuse.patterns import dropout_masks
 
 __all__ = ["GaussianPool", "LogPool", "PoolData", "fit_pool"]
@@ -72,6 +75,9 @@ class _Pool(nn.Module):
     def independence(self) -> Tensor:
         """Between 0 (redundant) and 1 (independent)."""
         return torch.sigmoid(self.raw_independence)
+
+    def learn(self, objective: Objective) -> None:
+        """Take from the objective what the pool must know; most need nothing."""
 
     def shares(self, presence: Tensor) -> Tensor:
         """Weight of every modality in every row (n, M): size(S) times v; zero where absent."""

@@ -8,13 +8,21 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.utils import get_tags
+from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import has_fit_parameter
 from torch import Tensor
 
+from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads.base import FitData, FitResult, FusionModule, HeadOutput
+from mmfuse.objectives import Objective
 from mmfuse.patterns import draw_presence
 
-__all__ = ["WrappedModule", "check_estimator_kind", "fit_wrapped"]
+__all__ = [
+    "WrappedModule",
+    "check_estimator_kind",
+    "check_estimator_learns",
+    "fit_wrapped",
+]
 
 _FLOOR = 1e-6  # a forest may give probability zero; its logarithm may not
 
@@ -22,12 +30,20 @@ _FLOOR = 1e-6  # a forest may give probability zero; its logarithm may not
 class WrappedModule(FusionModule):
     """Features of an absent block are NaN where the estimator allows it, else the training mean.
 
-    With more than one modality the presence bits are features too.
+    With more than one modality the presence bits are features too. There is one estimator, and for
+    quantiles one for each level.
     """
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the estimators, in the order of the scores that they give."""
+        if self.task == "quantiles":
+            return [f"model-{i}" for i in range(self.n_outputs)]
+        return ["model"]
 
     def features(self, blocks: dict[str, Tensor], presence: Tensor) -> np.ndarray:
         """Concatenated features: ndarray of shape (n, sum of widths [+ M])."""
-        fill = np.nan if get_tags(self.estimators["model"]).input_tags.allow_nan else 0.0
+        fill = np.nan if get_tags(self.estimators[self.keys[0]]).input_tags.allow_nan else 0.0
         parts = [
             torch.where(presence[:, m, None], blocks[name], fill)
             for m, name in enumerate(self.block_dims)
@@ -37,11 +53,12 @@ class WrappedModule(FusionModule):
         return torch.cat(parts, dim=1).cpu().numpy()
 
     def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
-        model = self.estimators["model"]
         X = self.features(blocks, presence)
-        if self.task == "regression":
-            values = np.asarray(model.predict(X), dtype=np.float64).reshape(len(X), -1)
-            return HeadOutput(torch.as_tensor(values, device=presence.device))
+        if self.task != "classification":
+            values = [self.estimators[key].predict(X).reshape(len(X), -1) for key in self.keys]
+            joined = np.concatenate(values, axis=1).astype(np.float64)
+            return HeadOutput(torch.as_tensor(joined, device=presence.device))
+        model = self.estimators["model"]
         proba = np.full((len(X), self.n_outputs), _FLOOR)
         proba[:, model.classes_] = model.predict_proba(X)
         scores = np.log(np.clip(proba, _FLOOR, 1.0))
@@ -66,6 +83,43 @@ def check_estimator_kind(owner: str, model: Any, task: str) -> None:
         raise ValueError(f"{owner}: FusionRegressor needs a regressor; got {model!r}.")
 
 
+def check_estimator_learns(owner: str, model: BaseEstimator, objective: Objective) -> None:
+    """Raise unless ``model`` has an option for every part of the objective.
+
+    An estimator without such an option is refused rather than fitted by a loss of its own, so that
+    a loss that was asked for is the loss that was minimised.
+    """
+    name = type(model).__name__
+    if not objective.estimator_settings():
+        raise UnsupportedObjectiveError(
+            f"{owner}: {objective.name} has parameters that scikit-learn estimators do not learn; "
+            f"use 'linear' or 'mlp' in the place of {name}, or output='quantiles' or 'binned'."
+        )
+    for options in objective.estimator_settings():
+        if _adjusted(model, options) is None:
+            raise UnsupportedObjectiveError(
+                f"{owner}: {name} has no option for {objective.name}; a scikit-learn estimator "
+                f"needs one of the settings {', '.join(map(str, options))}. Use one that has it, "
+                "'linear' or 'mlp', or ask for another output or loss."
+            )
+
+
+def _adjusted(model: BaseEstimator, options: tuple[dict, ...]) -> BaseEstimator | None:
+    """A clone with the first of the settings that the estimator accepts."""
+    for setting in options:
+        if not setting:
+            return clone(model)
+        if not set(setting) <= set(model.get_params(deep=False)):
+            continue
+        adjusted = clone(model).set_params(**setting)
+        try:
+            adjusted._validate_params()  # scikit-learn's own list of allowed values
+        except InvalidParameterError:
+            continue
+        return adjusted
+    return None
+
+
 def fit_wrapped(
     module: WrappedModule, model: BaseEstimator, data: FitData, *, modality_dropout: float
 ) -> FitResult:
@@ -79,20 +133,25 @@ def fit_wrapped(
         oof = np.full((len(data.weight), data.n_outputs), np.nan)
         masked = None if data.masked is None else oof.copy()
         for train, test in data.folds:
-            module.estimators["model"] = _fit(module, model, data.take(train), modality_dropout)
+            _fit_all(module, model, data.take(train), modality_dropout)
             held = data.take(test)
             oof[test] = module(held.blocks, held.presence).scores.cpu().numpy()
             if held.masked is not None and masked is not None:
                 masked[test] = module(held.blocks, held.masked).scores.cpu().numpy()
-    module.estimators["model"] = _fit(module, model, data, modality_dropout)
+    _fit_all(module, model, data, modality_dropout)
     return FitResult(module.eval(), oof, {"model": type(model).__name__}, masked)
 
 
-def _fit(module: WrappedModule, model: BaseEstimator, data: FitData, rate: float) -> Any:
-    fitted = clone(model)
+def _fit_all(module: WrappedModule, model: BaseEstimator, data: FitData, rate: float) -> None:
+    for key, options in zip(module.keys, data.objective.estimator_settings(), strict=True):
+        adjusted = _adjusted(model, options)
+        module.estimators[key] = adjusted
+        module.estimators[key] = _fit(module, adjusted, data, rate)
+
+
+def _fit(module: WrappedModule, fitted: Any, data: FitData, rate: float) -> Any:
     if fitted.get_params().get("random_state", 0) is None:
         fitted.set_params(random_state=data.seed)
-    module.estimators["model"] = fitted
     X = module.features(data.blocks, data.presence)
     y, weight = data.target.cpu().numpy(), data.weight.cpu().numpy()
     hidden = _hidden_copy(data, rate)
@@ -108,7 +167,7 @@ def _fit(module: WrappedModule, model: BaseEstimator, data: FitData, rate: float
     kept = weight > 0
     if not np.allclose(data.weight.cpu().numpy(), data.weight[0].item()):
         raise ValueError(
-            f"{type(model).__name__} takes no sample_weight in fit; leave sample_weight and "
+            f"{type(fitted).__name__} takes no sample_weight in fit; leave sample_weight and "
             "class_weight out or choose another estimator."
         )
     return fitted.fit(X[kept], y[kept])
