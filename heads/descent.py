@@ -14,80 +14,74 @@ from mmfuse.solver import rotate
 
 __all__ = ["fit_linear_descent"]
 
-_DECADES = np.arange(-1.0, 5.0)  # strengths tried, in powers of ten over the total width
-_PULL = 1.0  # rows' worth of pull on the intercepts: it bounds those of unused components
-_ROUGH = {"maxiter": 100, "ftol": 1e-6}
-_FINE = {"maxiter": 3000, "maxfun": 6000, "ftol": 1e-15, "gtol": 1e-9}
-_LARGE = {"maxiter": 300, "ftol": 1e-9}
-_FINE_UP_TO = 200_000  # rows times parameters; so small a problem is solved to rounding
+_WEAK = 1000.0  # strength over the total width where the number of steps is what is chosen
+_MOST = 600  # steps
+_PATIENCE = 20  # steps without a lower held-out loss
+_ROWS = 8192  # at once
 
 
 def fit_linear_descent(data: FitData, *, C: float | str, modality_dropout: float) -> FitResult:
     """Fit a linear module from scores of zero, without drawing anything.
 
-    Minimises the same sum as the convex solver does, with modality dropout as part of it and a
-    small penalty on the intercepts as well, by L-BFGS. The optimum is a local one, the same for
-    the same rows; a row of weight two counts as two rows.
+    Descends on the same sum as the convex solver does, with modality dropout as part of it, by
+    L-BFGS. There is no single optimum to reach, and with few rows the nearest one is too narrow:
+    the number of steps with the lowest loss of held-out rows is taken. A row of weight two counts
+    as two rows, and the same rows give the same module.
 
     Parameters
     ----------
     data : FitData
     C : float or "cv"
-        Inverse regularisation strength; ``"cv"`` chooses one for all modalities by out-of-fold
-        loss; without folds it is 1.
+        Inverse regularisation strength of all modalities; ``"cv"`` is a weak one, since the number
+        of steps regularises as well.
     modality_dropout : float
         Chance of hiding a modality.
     """
     problem = _Descent(data, modality_dropout)
-    folds = [problem.weights_of(train) for train, _ in data.folds]
-    starts: list[np.ndarray | None] = [None] * len(folds)
-    history: dict = {}
-    strength = 1.0 if isinstance(C, str) else float(C)
-    if isinstance(C, str) and folds:
-        strength, starts, history["strengths_tried"] = _choose(problem, data, folds)
+    strength = _WEAK / sum(data.dims.values()) if isinstance(C, str) else float(C)
+    runs = [
+        problem.descend(problem.weights_of(train), strength, problem.weights_of(test))
+        for train, test in data.folds
+    ]
+    steps, losses = _best_step([held for _, held in runs])
     oof, masked = None, None
-    if folds and data.need_oof:
+    if runs and data.need_oof:
         oof = np.full((len(data.weight), data.n_outputs), np.nan)
         masked = None if data.masked is None else oof.copy()
-        for (_, test), weight, start in zip(data.folds, folds, starts, strict=True):
-            module = problem.module(problem.solve(weight, strength, start, problem.exact))
-            held = data.take(test)
+        for (_, test), (path, _) in zip(data.folds, runs, strict=True):
+            module, held = problem.module(path[min(steps, len(path) - 1)]), data.take(test)
             oof[test] = _scores(module, held, held.presence)
             if masked is not None and held.masked is not None:
                 masked[test] = _scores(module, held, held.masked)
-    module = problem.module(problem.solve(data.weight.double(), strength, None, problem.exact))
-    history["C"] = dict.fromkeys(data.blocks, strength)
-    return FitResult(module.eval(), oof, history, masked)
+    path, _ = problem.descend(data.weight.double(), strength, None, steps)
+    history = {
+        "C": dict.fromkeys(data.blocks, strength),
+        "steps": steps,
+        "held_out_loss": losses,
+    }
+    return FitResult(problem.module(path[-1]).eval(), oof, history, masked)
 
 
-def _choose(problem: _Descent, data: FitData, folds: list[Tensor]) -> tuple[float, list, list]:
-    """Strength with the lowest loss of held-out rows, its solutions, and all losses."""
-    width = sum(data.dims.values())
-    starts: list = [None] * len(folds)
-    best: tuple[float, float, list] = (np.inf, 1.0, starts)
-    tried = []
-    for decade in _DECADES:
-        strength = float(10.0**decade / width)
-        starts = [
-            problem.solve(weight, strength, start, _ROUGH)
-            for weight, start in zip(folds, starts, strict=True)
-        ]
-        total = count = 0.0
-        for (_, test), theta in zip(data.folds, starts, strict=True):
-            weight = torch.zeros_like(data.weight, dtype=torch.float64)
-            weight[test] = data.weight.double()[test]
-            total += problem.mean_loss(theta, weight) * float(weight.sum())
-            count += float(weight.sum())
-        tried.append((strength, total / count))
-        if total / count >= best[0]:
-            break
-        best = (total / count, strength, starts)
-    return best[1], best[2], tried
+def _best_step(losses: list[list[float]]) -> tuple[int, list[float]]:
+    """Number of steps with the lowest mean held-out loss, and that loss after every step.
+
+    A fold that stopped early keeps its last loss; without folds the number is a sixth of the most.
+    """
+    if not losses:
+        return _MOST // 6, []
+    length = max(map(len, losses))
+    table = [np.pad(fold, (0, length - len(fold)), mode="edge") for fold in losses]
+    mean = np.mean(table, axis=0)
+    return int(np.argmin(mean)), mean.tolist()
 
 
 def _scores(module: LinearModule, held: FitData, presence: Tensor) -> np.ndarray:
     with torch.no_grad():
         return module(held.blocks, presence).scores.cpu().numpy()
+
+
+class _Stop(Exception):
+    """The held-out loss no longer falls."""
 
 
 class _Descent:
@@ -103,8 +97,6 @@ class _Descent:
         self.bases = [basis for _, basis in turned]
         total = weight.sum()
         self.moments = [(weight[:, None] * b.square()).sum(0) / total for b in self.blocks]
-        size = len(weight) * (sum(b.shape[1] for b in self.blocks) + 1) * data.n_outputs
-        self.exact = _FINE if size <= _FINE_UP_TO else _LARGE
 
     def weights_of(self, rows: np.ndarray) -> Tensor:
         """Weights (n,), zero outside ``rows``."""
@@ -112,56 +104,84 @@ class _Descent:
         weight[rows] = self.data.weight.double()[rows]
         return weight
 
-    def solve(
-        self, weight: Tensor, strength: float, start: np.ndarray | None, options: dict
-    ) -> np.ndarray:
-        """Flat coefficients in the turned coordinates: of the blocks, tokens and intercept."""
-        total = weight.sum()
-        penalty = 1.0 / (strength * total)
+    def descend(
+        self, weight: Tensor, strength: float, held: Tensor | None, most: int = _MOST
+    ) -> tuple[list[Tensor], list[float]]:
+        """Coefficients after every step from zero on, and the loss of the rows ``held`` there."""
+        scale, ridge = self._coordinates(weight, strength)
+        total, kept = weight.sum(), (weight > 0).nonzero()[:, 0]
+
+        def function(z: np.ndarray) -> tuple[float, np.ndarray]:
+            theta = torch.as_tensor(z, device=scale.device) * scale
+            value, gradient = 0.5 * (ridge * theta.square()).sum(), ridge * theta
+            for rows in kept.split(_ROWS):
+                loss, slope = self._loss(theta, weight, rows)
+                value, gradient = value + loss / total, gradient + slope / total
+            return float(value), (gradient * scale).cpu().numpy()
+
+        path, losses = [torch.zeros_like(scale)], []
+        if held is not None:
+            losses.append(self._mean_loss(path[0], held))
+
+        def watch(z: np.ndarray) -> None:
+            path.append(torch.as_tensor(np.array(z), device=scale.device) * scale)
+            if held is not None:
+                losses.append(self._mean_loss(path[-1], held))
+                if len(losses) - 1 - int(np.argmin(losses)) >= _PATIENCE:
+                    raise _Stop
+
+        if most:
+            options = {"maxiter": most, "maxfun": 10 * most}
+            try:
+                minimize(
+                    function,
+                    path[0].cpu(),
+                    jac=True,
+                    method="L-BFGS-B",
+                    callback=watch,
+                    options=options,
+                )
+            except _Stop:
+                pass
+        return path, losses
+
+    def _coordinates(self, weight: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+        """Step sizes of the flat parameters, and their penalties; the intercept has none."""
         k = self.data.n_outputs
+        penalty = 1.0 / (strength * weight.sum())
         parts = [(m + penalty).rsqrt().repeat_interleave(k) for m in self.moments]
         scale = torch.cat([*parts, weight.new_ones((len(self.blocks) + 1) * k)])
         ridge = torch.full_like(scale, float(penalty))
-        ridge[-k:] = _PULL / total
+        ridge[-k:] = 0.0
+        return scale, ridge
 
-        def function(z: np.ndarray) -> tuple[float, np.ndarray]:
-            theta = (torch.as_tensor(z, device=scale.device) * scale).requires_grad_()
-            loss = self._loss(theta, weight) / total
-            loss = loss + 0.5 * (ridge * theta.square()).sum()
-            (gradient,) = torch.autograd.grad(loss, theta)
-            return float(loss.detach()), (gradient * scale).cpu().numpy()
-
-        first = np.zeros(len(scale)) if start is None else start / scale.cpu().numpy()
-        with torch.enable_grad():
-            best = minimize(function, first, jac=True, method="L-BFGS-B", options=options)
-        return best.x * scale.cpu().numpy()
-
-    def mean_loss(self, theta: np.ndarray, weight: Tensor) -> float:
+    def _mean_loss(self, theta: Tensor, weight: Tensor) -> float:
         """Weighted mean loss under modality dropout."""
-        flat = torch.as_tensor(theta, device=weight.device)
-        with torch.no_grad():
-            return float(self._loss(flat, weight) / weight.sum())
+        kept = (weight > 0).nonzero()[:, 0]
+        parts = [float(self._loss(theta, weight, rows)[0]) for rows in kept.split(_ROWS)]
+        return sum(parts) / max(float(weight.sum()), 1e-300)
 
-    def _loss(self, theta: Tensor, weight: Tensor) -> Tensor:
-        """Weighted sum of the loss over rows and patterns."""
+    def _loss(self, theta: Tensor, weight: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the loss over rows and patterns, and its gradient in ``theta``."""
         *coef, token, intercept = self._split(theta)
-        rows = (weight > 0).nonzero()[:, 0]
-        pieces = [block[rows] @ w for block, w in zip(self.blocks, coef, strict=True)]
-        total = theta.new_zeros(())
-        for s, chance in enumerate(self.chances):
-            scores = intercept.expand(len(rows), -1)
-            for m, piece in enumerate(pieces):
-                scores = scores + torch.where(self.masks[rows, s, m, None], piece, token[m])
-            loss = self.data.objective.row_loss(scores, self.target[rows])
-            total = total + chance * (weight[rows] * loss).sum()
-        return total
+        masks, blocks = self.masks[rows], [block[rows] for block in self.blocks]
+        scores = intercept[None]  # grows to (n, S, K)
+        for m, (block, w) in enumerate(zip(blocks, coef, strict=True)):
+            scores = scores + torch.where(masks[:, :, m, None], (block @ w)[:, None], token[m])
+        loss, back = self.data.objective.row_gradient(scores, self.target[rows])
+        chance = weight[rows, None] * self.chances
+        back = back * chance[..., None]
+        kept = [torch.where(masks[:, :, m, None], back, 0.0).sum(1) for m in range(len(blocks))]
+        everything = back.sum((0, 1))
+        parts = [(block.T @ k).reshape(-1) for block, k in zip(blocks, kept, strict=True)]
+        parts += [everything - k.sum(0) for k in kept]
+        return (chance * loss).sum(), torch.cat([*parts, everything])
 
     @torch.no_grad()
-    def module(self, theta: np.ndarray) -> LinearModule:
+    def module(self, theta: Tensor) -> LinearModule:
         """The module with these coefficients."""
+        *coef, token, intercept = self._split(theta)
         data = self.data
-        flat = torch.as_tensor(theta, device=data.presence.device)
-        *coef, token, intercept = self._split(flat)
         module = LinearModule(data.dims, data.n_outputs, data.task).to(data.presence.device)
         for parameter, basis, w in zip(module.coef, self.bases, coef, strict=True):
             parameter.copy_(basis @ w)

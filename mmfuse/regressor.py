@@ -126,7 +126,7 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
     outermost quantiles on their side.
 
     A mixture is that of Bishop (1994), "Mixture density networks", with means that start at
-    quantiles of the target, and log scales bounded to within 4 of their start, so that no component
+    quantiles of the target, and log scales bounded to within 3 of their start, so that no component
     collapses on a row. Linear heads have a local optimum of the likelihood there, always the same.
 
     Targets are standardised by mean and standard deviation for squared error, else by median and
