@@ -127,13 +127,14 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
 
     A mixture is that of Bishop (1994), "Mixture density networks", with means that start at
     quantiles of the target, and log scales bounded to within 3 of their start, so that no component
-    collapses on a row. Linear heads have a local optimum of the likelihood there, always the same.
+    collapses on a row. Linear heads descend over all rows from there, for the number of steps that
+    is best out of fold, and draw nothing.
 
     Targets are standardised by mean and standard deviation for squared error, else by median and
     median absolute deviation. Absolute and pinball losses are parabolas within 0.02 of that scale
     around zero, since solvers need a gradient that does not jump.
 
-        Examples
+    Examples
     --------
     >>> import numpy as np
     >>> from mmfuse import FusionRegressor
@@ -360,8 +361,8 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         ----------
         X : ModalityTable, DataFrame, dict, array or Blocks
         coverage : float, default=0.9
-            Probability inside, above 0 and below 1; for ``"binned"`` and ``"point"`` models 1 is
-            the whole grid.
+            Probability inside, above 0 and below 1. Where the density has a grid, 1 is allowed too
+            and gives all of the grid that has any probability.
 
         Returns
         -------
