@@ -8,9 +8,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from mmfuse.heads.base import FitData, FitResult
-from mmfuse.heads.linear import LinearModule
+from mmfuse.heads.linear import LinearModule, where_complete
 from mmfuse.patterns import dropout_masks
-from mmfuse.solver import rotate
 
 __all__ = ["fit_linear_descent"]
 
@@ -23,7 +22,8 @@ _ROWS = 8192  # at once
 def fit_linear_descent(data: FitData, *, C: float | str, modality_dropout: float) -> FitResult:
     """Fit a linear module from scores of zero, without drawing anything.
 
-    Descends on the same sum as the convex solver does, with modality dropout as part of it, by
+    As `fit_linear` does, it fits one model for complete rows and one under dropout for the others.
+    It descends on the same sum as the convex solver does, with modality dropout as part of it, by
     L-BFGS. There is no single optimum to reach, and with few rows the nearest one is too narrow:
     the number of steps with the lowest loss of held-out rows is taken. A row of weight two counts
     as two rows, and the same rows give the same module.
@@ -37,8 +37,26 @@ def fit_linear_descent(data: FitData, *, C: float | str, modality_dropout: float
     modality_dropout : float
         Chance of hiding a modality.
     """
-    problem = _Descent(data, modality_dropout)
     strength = _WEAK / sum(data.dims.values()) if isinstance(C, str) else float(C)
+    two = len(data.blocks) > 1 and modality_dropout > 0
+    module = LinearModule(data.dims, data.n_outputs, data.task, complete=two)
+    module.to(data.presence.device)
+    if not two:
+        oof, masked, history = _fit_condition(data, 0.0, strength, module)
+        return FitResult(module.eval(), oof, history, masked)
+    whole, whole_masked, own = _fit_condition(data, 0.0, strength, module.complete)
+    oof, masked, history = _fit_condition(data, modality_dropout, strength, module)
+    history["complete"] = own
+    oof = where_complete(data.presence, whole, oof)
+    masked = None if data.masked is None else where_complete(data.masked, whole_masked, masked)
+    return FitResult(module.eval(), oof, history, masked)
+
+
+def _fit_condition(
+    data: FitData, rate: float, strength: float, module: LinearModule
+) -> tuple[np.ndarray | None, np.ndarray | None, dict]:
+    """Descend into ``module``; out-of-fold scores, the same as masked, and a history."""
+    problem = _Descent(data, rate)
     runs = [
         problem.descend(problem.weights_of(train), strength, problem.weights_of(test))
         for train, test in data.folds
@@ -48,18 +66,21 @@ def fit_linear_descent(data: FitData, *, C: float | str, modality_dropout: float
     if runs and data.need_oof:
         oof = np.full((len(data.weight), data.n_outputs), np.nan)
         masked = None if data.masked is None else oof.copy()
+        part = LinearModule(data.dims, data.n_outputs, data.task).to(data.presence.device)
         for (_, test), (path, _) in zip(data.folds, runs, strict=True):
-            module, held = problem.module(path[min(steps, len(path) - 1)]), data.take(test)
-            oof[test] = _scores(module, held, held.presence)
+            problem.assign(part, path[min(steps, len(path) - 1)])
+            held = data.take(test)
+            oof[test] = _scores(part, held, held.presence)
             if masked is not None and held.masked is not None:
-                masked[test] = _scores(module, held, held.masked)
+                masked[test] = _scores(part, held, held.masked)
     path, _ = problem.descend(data.weight.double(), strength, None, steps)
+    problem.assign(module, path[-1])
     history = {
         "C": dict.fromkeys(data.blocks, strength),
         "steps": steps,
         "held_out_loss": losses,
     }
-    return FitResult(problem.module(path[-1]).eval(), oof, history, masked)
+    return oof, masked, history
 
 
 def _best_step(losses: list[list[float]]) -> tuple[int, list[float]]:
@@ -80,6 +101,17 @@ def _scores(module: LinearModule, held: FitData, presence: Tensor) -> np.ndarray
         return module(held.blocks, presence).scores.cpu().numpy()
 
 
+def _turn(block: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in coordinates with a diagonal second moment (n, r), and the basis (d, r)."""
+    n, d = block.shape
+    basis = torch.eye(d, dtype=block.dtype, device=block.device)
+    if d > n:  # the solution lies in the span of the rows
+        basis = torch.linalg.qr(block.T).Q
+    inner = (block * weight.sqrt()[:, None]) @ basis
+    basis = basis @ torch.linalg.eigh(inner.T @ inner).eigenvectors
+    return block @ basis, basis
+
+
 class _Stop(Exception):
     """The held-out loss no longer falls."""
 
@@ -92,7 +124,7 @@ class _Descent:
         self.target = data.objective.target(data.target)
         self.masks, self.chances = dropout_masks(data.presence, modality_dropout, data.seed)
         weight = data.weight.double()
-        turned = [rotate(block.double(), weight) for block in data.blocks.values()]
+        turned = [_turn(block.double(), weight) for block in data.blocks.values()]
         self.blocks = [block for block, _ in turned]
         self.bases = [basis for _, basis in turned]
         total = weight.sum()
@@ -178,16 +210,13 @@ class _Descent:
         return (chance * loss).sum(), torch.cat([*parts, everything])
 
     @torch.no_grad()
-    def module(self, theta: Tensor) -> LinearModule:
-        """The module with these coefficients."""
+    def assign(self, module: LinearModule, theta: Tensor) -> None:
+        """Put coefficients into a module, in the coordinates of its blocks."""
         *coef, token, intercept = self._split(theta)
-        data = self.data
-        module = LinearModule(data.dims, data.n_outputs, data.task).to(data.presence.device)
         for parameter, basis, w in zip(module.coef, self.bases, coef, strict=True):
             parameter.copy_(basis @ w)
         module.token.copy_(token)
         module.intercept.copy_(intercept[0])
-        return module
 
     def _split(self, theta: Tensor) -> list[Tensor]:
         """Coefficients of every block, tokens (M, K) and intercept (1, K)."""

@@ -32,8 +32,8 @@ class EarlyFusion(BaseHead):
     ----------
     model : {"linear", "mlp"} or scikit-learn estimator, default="linear"
         ``"linear"``: multinomial logistic regression, ridge or another convex loss, fitted by a
-        convex solver; a mixture, which is not convex, by quasi-Newton steps over all rows, as many as
-        are best out of fold.
+        convex solver; a mixture, which is not convex, by quasi-Newton steps over all rows, as many
+        as are best out of fold.
         ``"mlp"``: a multilayer perceptron trained by gradient descent.
     C : float or "cv", default="cv"
         For ``"linear"``: inverse regularisation strength, as in scikit-learn's
