@@ -18,16 +18,15 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from mmfuse import FusionRegressor, load
 from mmfuse.exceptions import UnsupportedObjectiveError
-from mmfuse.heads import AutoFusion, ContextualFusion, EarlyFusion, LateFusion, TextCentricFusion
+from mmfuse.heads import AutoFusion, ContextualFusion, EarlyFusion, LateFusion
 from mmfuse.objectives import Absolute, Huber, Pinball
-from tests.head_list import FAST, FAST_TEXT
+from tests.head_list import FAST
 
 HEADS = {
     "late": LateFusion(C=1.0),
     "early": EarlyFusion(C=1.0),
     "mlp": EarlyFusion("mlp", **FAST),
     "contextual": ContextualFusion(C=1.0),
-    "text-centric": TextCentricFusion(**FAST_TEXT),
     "trees": EarlyFusion(GradientBoostingRegressor(n_estimators=30)),
     "auto": AutoFusion({"early": EarlyFusion(C=1.0), "late": LateFusion(C=1.0)}),
 }
