@@ -122,7 +122,7 @@ def test_spread_and_density_stay_those_of_most_rows() -> None:
         ends = model.predict_interval(clean_X, 0.8)
         inside = (ends[:, 0] < clean_y) & (clean_y < ends[:, 1])
         assert inside.mean() > 0.75
-        assert model.score(clean_X, clean_y) > 0.9
+        assert model.score(clean_X, clean_y) > 0.8
 
 
 def test_normal_errors_have_the_same_spread_under_every_loss() -> None:
