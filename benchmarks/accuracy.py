@@ -1,136 +1,54 @@
-"""Heads and scikit-learn baselines on real multimodal sets, with and without gaps.
+"""Heads of mmfuse and their peers on real multimodal sets, complete and with views missing.
 
 Run from the root of the repository, with the development data beside it or in ``MMFUSE_DATA``::
 
-    python benchmarks/accuracy.py              # all sets; writes docs/benchmarks.md
-    python benchmarks/accuracy.py htad --dry-run
+    python benchmarks/accuracy.py                      # all sets; writes docs/benchmarks.md
+    python benchmarks/accuracy.py htad --dry-run       # print only
+    python benchmarks/accuracy.py --cache DIR          # keep out-of-fold probabilities
+    python benchmarks/accuracy.py --cache DIR --again mmfuse    # only these anew
+    python benchmarks/accuracy.py --peers multiviewstacking=PYTHON autogluon=PYTHON
+
+``PYTHON`` is the interpreter of an environment that has the peer. Peers without one are left out,
+unless the cache has their answers, and the page says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import time
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
+from accuracy_peers import ABSENT, PEERS
+from accuracy_run import GAPS, Answer, Plan, Store, evaluate, evaluate_elsewhere
+from accuracy_sets import SETS
+from accuracy_tables import DEFAULT, DRAWS, SUMMARY_HEAD, losses, set_section, summary_rows
 from page import write_section
-from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
-from sklearn.model_selection import GroupKFold, StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from mmfuse import Blocks, FusionClassifier
-from mmfuse.heads import AutoFusion, EarlyFusion, LateFusion
-from mmfuse.metrics import expected_calibration_error, log_loss
+from mmfuse.heads import AutoFusion, EarlyFusion, LateFusion, TextCentricFusion
 
-Set = tuple[dict[str, np.ndarray], np.ndarray, "np.ndarray | None"]
-DATA = Path(os.environ.get("MMFUSE_DATA", Path(__file__).parents[2] / "shared" / "data"))
-ABSENT = 0.3
-
-
-def htad() -> Set:
-    """Home tasks: sound and wrist motion, 7 activities."""
-    frame = pd.read_csv(next((DATA / "htad_audio_motion").glob("*.csv")))
-    views = {"audio": frame.filter(like="v1_"), "motion": frame.filter(like="v2_")}
-    return (
-        {name: view.to_numpy(np.float32) for name, view in views.items()},
-        frame["class"].to_numpy(),
-        None,
-    )
-
-
-def mosi() -> Set:
-    """Opinions in videos: text, sound and picture features, two sentiments, grouped by video."""
-    z = np.load(DATA / "mosi" / "clean.npz", allow_pickle=False)
-    return {name: z[name] for name in ("text", "audio", "video")}, z["label"], z["video_id"]
-
-
-def mfeat() -> Set:
-    """Handwritten numerals described in six ways."""
-    z = np.load(DATA / "mfeat_six_views" / "views.npz", allow_pickle=False)
-    return {name: z[name] for name in z.files if z[name].ndim == 2}, z["label"], None
-
-
-def av_digits() -> Set:
-    """Spoken and handwritten digits, grouped by speaker."""
-    from av_digits import encode
-
-    blocks, y, speakers = encode()
-    return {name: blocks[name] for name in blocks.names}, y, speakers
-
-
-SETS: dict[str, Callable[[], Set]] = {
-    "htad": htad,
-    "mosi": mosi,
-    "mfeat": mfeat,
-    "av_digits": av_digits,
-}
-
-
-class Joined:
-    """A scikit-learn classifier over concatenated views; its pipeline imputes where it must."""
-
-    def __init__(self, classifier: object) -> None:
-        self.classifier = classifier
-
-    def fit(self, X: Blocks, y: np.ndarray, groups: np.ndarray | None) -> Joined:
-        self.classifier.fit(self._join(X), y)
-        self.classes_ = self.classifier.classes_
-        return self
-
-    @staticmethod
-    def _join(X: Blocks) -> np.ndarray:
-        return np.hstack([X[name] for name in X.names])
-
-    def predict_proba(self, X: Blocks) -> np.ndarray:
-        return self.classifier.predict_proba(self._join(X))
-
-
-class PerView:
-    """One pipeline per view: mean of probabilities, sum of logarithms, or the best view alone."""
-
-    def __init__(self, combine: str) -> None:
-        self.combine = combine
-
-    def fit(self, X: Blocks, y: np.ndarray, groups: np.ndarray | None) -> PerView:
-        self.models = {name: linear(cv=False).fit(X[name], y) for name in X.names}
-        self.classes_, counts = np.unique(y, return_counts=True)
-        self.log_prior = np.log(counts / counts.sum())
-        codes = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
-        half = codes % 2 == 0
-        trial = {
-            n: linear(cv=False).fit(X[n][half], y[half]).score(X[n][~half], y[~half])
-            for n in X.names
-        }
-        self.best = max(trial, key=trial.__getitem__)
-        return self
-
-    def predict_proba(self, X: Blocks) -> np.ndarray:
-        names = [self.best] if self.combine == "best" else list(X.names)
-        out = np.zeros((len(X), len(self.classes_)))
-        count = np.zeros((len(X), 1))
-        for name in names:
-            there = X.present[:, X.names.index(name)]
-            p = np.clip(self.models[name].predict_proba(np.nan_to_num(X[name])), 1e-12, 1)
-            part = p if self.combine == "mean" else np.log(p) - self.log_prior
-            out += np.where(there[:, None], part, 0)
-            count += there[:, None]
-        if self.combine == "mean":
-            return np.where(count > 0, out / np.maximum(count, 1), np.exp(self.log_prior))
-        out = np.exp(out + self.log_prior - (out + self.log_prior).max(axis=1, keepdims=True))
-        return out / out.sum(axis=1, keepdims=True)
+FOREIGN = ("multiviewstacking", "autogluon")
+HOW = (
+    f"Every method sees the same folds. *30 % absent*: each view of a test row is hidden with "
+    f"chance {ABSENT} (a row that would lose all keeps all); *no x*: view x is hidden in all test "
+    "rows; training rows stay as they are. Where a view is absent, peers get NaN if they take it, "
+    "leave it out of votes and sums, and otherwise get the means of the training rows; *views "
+    "hidden* adds a copy of the training rows with gaps. Folds inside a method respect groups. "
+    "Out-of-fold predictions are pooled and floored at 1e-6. **Bold**: first of its column; ≈: no "
+    "more than one standard error of the paired difference behind the first (over rows, or over "
+    f"groups where there are groups; for ECE from {DRAWS} bootstrap draws). *fit s*: CPU seconds "
+    "per fold, empty where they were not measured. Made by `benchmarks/accuracy.py`."
+)
 
 
 class Fused:
     """FusionClassifier with a head."""
 
-    def __init__(self, head: object) -> None:
+    def __init__(self, head: Any = None) -> None:
         self.model = FusionClassifier(head, random_state=0)
 
     def fit(self, X: Blocks, y: np.ndarray, groups: np.ndarray | None) -> Fused:
@@ -142,100 +60,107 @@ class Fused:
         return self.model.predict_proba(X)
 
 
-def linear(*, cv: bool) -> object:
-    """Impute, scale, logistic regression."""
-    last = (
-        LogisticRegressionCV(Cs=np.logspace(-4, 2, 7), cv=3, scoring="neg_log_loss", max_iter=300)
-        if cv
-        else LogisticRegression(max_iter=1000)
+def our_methods(anchor: str | None) -> dict[str, Callable[[], Any]]:
+    """The rows of mmfuse; text-centric fusion only where there is an anchor."""
+    found = {
+        "mmfuse EarlyFusion()": lambda: Fused(EarlyFusion()),
+        "mmfuse LateFusion()": lambda: Fused(LateFusion()),
+        "mmfuse AutoFusion()": lambda: Fused(AutoFusion()),
+    }
+    if anchor is not None:
+        found[f"mmfuse TextCentricFusion({anchor!r})"] = lambda: Fused(TextCentricFusion(anchor))
+    return found | {DEFAULT: lambda: Fused()}
+
+
+class Runner:
+    """Answers of all methods on a set: from the store where it has them."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.store = Store(arguments.cache)
+        self.only = re.compile(arguments.methods)
+        self.again = re.compile(arguments.again) if arguments.again else None
+        self.kept = arguments.kept
+        self.pythons = dict(pair.split("=", 1) for pair in arguments.peers)
+
+    def run(self, name: str, plan: Plan) -> tuple[dict[str, Answer], list[str]]:
+        """Answers by method in the order of the page, and the methods that have none."""
+        answers, missing = {}, []
+        ours = our_methods(plan.data.anchor)
+        for method in (*PEERS, *FOREIGN, *ours):
+            if not self.only.search(method):
+                continue
+            answer = None
+            if self.again is None or not self.again.search(method):
+                answer = self.store.get(name, method, plan)
+            elsewhere = method in FOREIGN and method not in self.pythons
+            if answer is None and (self.kept or elsewhere):
+                missing.append(method)
+                continue
+            if answer is None:
+                answer = self._compute(method, plan, PEERS | ours, answers)
+                self.store.put(name, method, plan, answer)
+            answers[method] = answer
+            means = [
+                f"{part} {losses(plan, {method: answer}, part)[method].mean():.3f}"
+                for part in plan.conditions
+            ]
+            print(f"{name} | {method} | {', '.join(means)} | {answer.seconds:.1f} s", flush=True)
+        return answers, missing
+
+    def _compute(
+        self,
+        method: str,
+        plan: Plan,
+        known: dict[str, Callable[[], Any]],
+        answers: dict[str, Answer],
+    ) -> Answer:
+        if method in FOREIGN:
+            return evaluate_elsewhere(plan, method, self.pythons[method])
+        if method == DEFAULT:  # one of the heads above, as a rule: one fold tells which
+            trial = evaluate(plan, known[method], n_folds=1).rows[GAPS][plan.fold == 0]
+            for answer in answers.values():
+                if np.allclose(answer.rows[GAPS][plan.fold == 0], trial, atol=1e-9):
+                    return answer
+        return evaluate(plan, known[method])
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sets", nargs="*", default=list(SETS), help=", ".join(SETS))
+    parser.add_argument("--cache", type=Path, help="folder of out-of-fold probabilities")
+    parser.add_argument("--methods", default="", help="pattern: only the methods that match")
+    parser.add_argument("--again", help="pattern: methods to compute although they are kept")
+    parser.add_argument("--kept", action="store_true", help="compute nothing that is not kept")
+    parser.add_argument(
+        "--peers", nargs="*", default=[], metavar="PEER=PYTHON", help=", ".join(FOREIGN)
     )
-    return make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), last)
-
-
-def trees() -> object:
-    return make_pipeline(
-        SimpleImputer(keep_empty_features=True), ExtraTreesClassifier(300, random_state=0)
-    )
-
-
-METHODS: dict[str, Callable[[], object]] = {
-    "best single view": lambda: PerView("best"),
-    "mean of view probabilities": lambda: PerView("mean"),
-    "prior-corrected sum of log probabilities": lambda: PerView("sum"),
-    "concat + logistic regression": lambda: Joined(linear(cv=False)),
-    "concat + tuned logistic regression": lambda: Joined(linear(cv=True)),
-    "concat + extra trees": lambda: Joined(trees()),
-    "concat + gradient boosting": lambda: Joined(HistGradientBoostingClassifier(random_state=0)),
-    "mmfuse EarlyFusion()": lambda: Fused(EarlyFusion()),
-    "mmfuse LateFusion() (default)": lambda: Fused(LateFusion()),
-    "mmfuse AutoFusion()": lambda: Fused(AutoFusion()),
-}
-
-
-def measure(data: Set, method: Callable[[], object]) -> dict[str, float]:
-    """Out-of-fold scores over five folds, complete and with views missing at random."""
-    views, y, groups = data
-    X, classes = Blocks(views), np.unique(y)
-    full, gaps = np.empty((len(y), len(classes))), np.empty((len(y), len(classes)))
-    rng = np.random.default_rng(0)
-    gone = rng.random(X.shape) < ABSENT
-    gone[gone.all(axis=1)] = False
-    sparse = X
-    for j, name in enumerate(X.names):
-        sparse = sparse.hide(name, gone[:, j])
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    if groups is not None:
-        folds = GroupKFold(min(5, len(np.unique(groups))))
-    seconds = 0.0
-    for train, test in folds.split(y, y, groups):
-        start = time.perf_counter()
-        model = method().fit(X[train], y[train], None if groups is None else groups[train])
-        seconds += time.perf_counter() - start
-        places = np.searchsorted(classes, model.classes_)
-        for out, rows in ((full, X[test]), (gaps, sparse[test])):
-            out[test] = 1e-12
-            out[np.ix_(test, places)] = model.predict_proba(rows)
-    scores = {}
-    for name, p in (("", full), (" with gaps", gaps)):
-        p /= p.sum(axis=1, keepdims=True)
-        scores[f"log loss{name}"] = float(log_loss(y, p, classes=classes))
-        scores[f"accuracy{name}"] = float((classes[p.argmax(axis=1)] == y).mean())
-        scores[f"ECE{name}"] = float(expected_calibration_error(y, p, classes=classes))
-    return scores | {"fit s": seconds / folds.get_n_splits()}
-
-
-def section(name: str, data: Set, methods: dict[str, Callable[[], object]]) -> str:
-    """Measure every method on one set; a markdown table."""
-    views, y, groups = data
-    shapes = ", ".join(f"{view} {block.shape[1]}" for view, block in views.items())
-    kind = "5 stratified folds" if groups is None else "group-disjoint folds"
-    lines = [f"### {name}: {SETS[name].__doc__}", ""]
-    lines += [f"{len(y)} rows; {shapes} features; {len(np.unique(y))} classes; {kind}.", ""]
-    for i, (label, method) in enumerate(methods.items()):
-        scores = measure(data, method)
-        if i == 0:
-            lines += ["| method | " + " | ".join(scores) + " |", "| --- " * 8 + "|"]
-        lines.append(f"| {label} | " + " | ".join(f"{v:.3f}" for v in scores.values()) + " |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+    parser.add_argument("--dry-run", action="store_true", help="print only")
+    return parser.parse_args()
 
 
 def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="sklearn")
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sets", nargs="*", default=list(SETS), help=", ".join(SETS))
-    parser.add_argument("--dry-run", action="store_true", help="print only")
-    arguments = parser.parse_args()
+    arguments = parse()
+    runner, summary = Runner(arguments), []
     for name in arguments.sets:
-        text = section(name, SETS[name](), METHODS)
-        if not arguments.dry_run:
-            text += (
-                f"\n\nWith gaps: each view hidden from a test row with chance {ABSENT} (a row that "
-                "would lose all keeps all), training complete; baselines that cannot take NaN get "
-                "mean imputation. Out-of-fold predictions pooled. Made by "
-                "`benchmarks/accuracy.py`."
-            )
-            write_section(f"accuracy {name}", text)
+        plan = Plan(SETS[name]())
+        answers, missing = runner.run(name, plan)
+        if arguments.dry_run or DEFAULT not in answers:
+            continue
+        about = (SETS[name].__doc__ or "").strip()
+        write_section(f"accuracy {name}", set_section(name, about, plan, answers, missing))
+        summary += summary_rows(name, plan, answers)
+    if summary and set(arguments.sets) == set(SETS):
+        text = ["## Accuracy against peers", "", SUMMARY_HEAD, *summary, ""]
+        text += ["Log loss. In bold where the default of mmfuse is first or no more than one "]
+        text[-1] += (
+            "standard error behind the best peer of that condition; *one view absent* is the "
+        )
+        text[-1] += (
+            "mean over the views. The best peer is the one that these scores show to be best. "
+            + HOW
+        )
+        write_section("accuracy summary", "\n".join(text))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.heads.early import EarlyFusion
 from mmfuse.heads.late import LateFusion
-from mmfuse.objectives import Objective
+from mmfuse.objectives import Objective, of_classes
 from mmfuse.patterns import draw_presence
 
 __all__ = ["AutoFusion"]
@@ -83,12 +83,9 @@ class AutoFusion(BaseHead):
     def _candidates(self, block_dims: dict[str, int], task: str) -> dict[str, BaseHead]:
         if self.candidates is not None:
             return dict(self.candidates)
-        trees: Any = ExtraTreesClassifier if task == "classification" else ExtraTreesRegressor
-        boosting: Any = (
-            HistGradientBoostingClassifier
-            if task == "classification"
-            else HistGradientBoostingRegressor
-        )
+        classes = of_classes(task)
+        trees: Any = ExtraTreesClassifier if classes else ExtraTreesRegressor
+        boosting: Any = HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor
         forest = trees(300, min_samples_leaf=2)
         found: dict[str, BaseHead] = {
             "early-linear": EarlyFusion(),
@@ -142,10 +139,14 @@ class AutoFusion(BaseHead):
 
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> BlendModule:
         members = {
-            name: head.build(block_dims, n_outputs, task)
+            name: head.make_module(block_dims, n_outputs, task)
             for name, head in self._candidates(block_dims, task).items()
         }
         return BlendModule(block_dims, n_outputs, task, members)
+
+    def make_module(self, block_dims: dict[str, int], n_outputs: int, task: str) -> BlendModule:
+        """As ``build``: every member has its own form for ordered classes."""
+        return self.build(block_dims, n_outputs, task)
 
     def fit_module(self, data: FitData) -> FitResult:
         """Fit every candidate, choose on out-of-fold scores, keep what is used."""
@@ -204,7 +205,7 @@ class BlendModule(FusionModule):
         parts = torch.stack([m(blocks, presence).scores.double() for m in self.members], dim=1)
         complete = presence.all(dim=1)
         weights = torch.where(complete[:, None], self.weights[0], self.weights[1])  # (n, members)
-        if self.task != "classification":
+        if not of_classes(self.task):
             return HeadOutput((weights[..., None] * parts).sum(dim=1))
         log_p = torch.log_softmax(parts * (-self.log_temperature).exp()[None, :, None], dim=-1)
         scores = torch.logsumexp(log_p + weights.clamp(min=1e-300).log()[..., None], dim=1)
@@ -217,7 +218,7 @@ class _Choice:
     def __init__(self, data: FitData, results: dict[str, FitResult]) -> None:
         self.names = list(results)
         self.objective = data.objective
-        self.classification = data.task == "classification"
+        self.classification = of_classes(data.task)
         self.target = data.target.cpu().numpy()
         self.weight = data.weight.cpu().numpy()
         self.complete = data.presence.all(dim=1).cpu().numpy()

@@ -25,7 +25,8 @@ class HeadOutput:
     Attributes
     ----------
     scores : Tensor of shape (n, n_outputs)
-        Logits for classification, standardised values for regression.
+        Logits for classification, standardised values or quantiles for regression, parameters for
+        mixtures.
     extras : dict
         Whatever a head wants to show, such as the evidence of every modality.
     """
@@ -160,6 +161,9 @@ class FusionModule(nn.Module):
         """Scores of n rows; ``presence`` is (n, M) bool in the order of ``block_dims``."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
+    def start(self, target: Tensor, weight: Tensor) -> None:
+        """Set what can be read off the target before training; by default nothing."""
+
     def all_estimators(self, prefix: str = "") -> dict[str, Any]:
         """scikit-learn estimators of this module and of the modules inside, by dotted name."""
         found = {f"{prefix}{key}": value for key, value in self.estimators.items()}
@@ -192,7 +196,7 @@ class BaseHead(BaseEstimator):
         return ()
 
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> FusionModule:
-        """Make the untrained module.
+        """Make the untrained module; others call `make_module`.
 
         Parameters
         ----------
@@ -200,9 +204,17 @@ class BaseHead(BaseEstimator):
             Width of every block.
         n_outputs : int
             Classes, or values per row.
-        task : {"classification", "regression"}
+        task : {"classification", "regression", "quantiles", "mixture"}
+            Ordered classes come as regression with one value, unless the head overrides
+            `make_module`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define build")
+
+    def make_module(self, block_dims: dict[str, int], n_outputs: int, task: str) -> FusionModule:
+        """Make the untrained module of any task: ``"ordinal"`` too, with thresholds around it."""
+        from mmfuse.heads.cumulative import module_for
+
+        return module_for(self.build, block_dims, n_outputs, task)
 
     def loss(
         self, output: HeadOutput, target: Tensor, weight: Tensor, objective: Objective

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from torch import Tensor
 
 from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule
+from mmfuse.heads.cumulative import module_for
 from mmfuse.heads.linear import LinearModule, _LinearFit, check_strength
 from mmfuse.objectives import Objective
+from mmfuse.targets import count_outputs
 
 __all__ = ["ContextualFusion", "contextual_path"]
 
@@ -176,15 +178,16 @@ class ContextualFusion(BaseHead):
         extra = 2 * alpha * weight.sum(dim=0) / data.objective.penalty_scale
         strength[:, place] = 1 / (1 / strength[:, place] + extra)
         theta, converged, n_iter = fit.problems.solve(weight, strength, start=start, tol=fit.tol)
-        module = LinearModule(data.dims, data.n_outputs, data.task).to(data.presence.device)
-        module.assign(fit.problems.solution(theta, converged, n_iter), -1)
+        solution = fit.problems.solution(theta, converged, n_iter)
+        module = module_for(LinearModule, data.dims, data.n_outputs, data.task)
+        module.to(data.presence.device).assign(solution, -1)
         history: dict[str, Any] = {
             "alpha": alpha,
             "suspect": list(data.blocks)[place],
             "C": dict(zip(data.blocks, base.tolist(), strict=True)),
             "norms": {
-                name: float(coef.detach().norm())
-                for name, coef in zip(data.blocks, module.coef, strict=True)
+                name: float(coef[-1].norm())
+                for name, coef in zip(data.blocks, solution.coef, strict=True)
             },
         }
         oof, masked = None, None
@@ -241,6 +244,11 @@ def contextual_path(
         raise ValueError(
             "contextual_path needs an estimator with a ContextualFusion head; "
             f"got {getattr(model, 'head', model)!r}."
+        )
+    if is_classifier(model) and count_outputs(y) > 1:
+        raise ValueError(
+            f"contextual_path: y must have one column for a classifier; got {count_outputs(y)}. "
+            "Draw a path for every output."
         )
     values = [_check_alpha("contextual_path", alpha) for alpha in alphas]
     if not values:

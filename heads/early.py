@@ -7,6 +7,7 @@ from typing import Any
 
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule
 from mmfuse.heads.descent import fit_linear_descent
+from mmfuse.heads.frank_hall import FrankHallModule
 from mmfuse.heads.linear import LinearModule, check_strength, fit_linear
 from mmfuse.heads.mlp import MLPModule
 from mmfuse.heads.wrapped import (
@@ -121,6 +122,12 @@ class EarlyFusion(BaseHead):
             return MLPModule(block_dims, n_outputs, task, hidden=self.hidden, dropout=self.dropout)
         return WrappedModule(block_dims, n_outputs, task)
 
+    def make_module(self, block_dims: dict[str, int], n_outputs: int, task: str) -> FusionModule:
+        """As the base, except that scikit-learn estimators learn ordered classes by thresholds."""
+        if isinstance(self.model, str) or task != "ordinal":
+            return super().make_module(block_dims, n_outputs, task)
+        return FrankHallModule(block_dims, n_outputs, task)
+
     def fit_module(self, data: FitData) -> FitResult:
         """Solve the linear model, train the network, or fit the estimator on every fold."""
         if isinstance(self.model, str) and self.model == "linear":
@@ -128,5 +135,5 @@ class EarlyFusion(BaseHead):
             return fit(data, C=self.C, modality_dropout=self.modality_dropout)
         if isinstance(self.model, str):
             return super().fit_module(data)
-        module = self.build(data.dims, data.n_outputs, data.task)
+        module = self.make_module(data.dims, data.n_outputs, data.task)
         return fit_wrapped(module, self.model, data, modality_dropout=self.modality_dropout)

@@ -1,7 +1,8 @@
-"""Calibrated late fusion: one calibrated model per modality, then a log-linear pool."""
+"""Calibrated late fusion: one calibrated model per modality, then a rule that combines them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,28 +10,24 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from mmfuse.calibration import TemperatureScaling
 from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
+from mmfuse.heads.calibrators import CALIBRATORS, ModalityCalibrator
+from mmfuse.heads.combination import Combination, PoolData
+from mmfuse.heads.combine import COMBINATIONS
 from mmfuse.heads.early import EarlyFusion
-from mmfuse.heads.pool import GaussianPool, LogPool, PoolData, fit_pool
-from mmfuse.heads.quantile_pool import QuantilePool
 from mmfuse.objectives import Objective
+from mmfuse.splits import folds_within
 
 __all__ = ["LateFusion"]
 
 
-_POOLS = {"classification": LogPool, "regression": GaussianPool, "quantiles": QuantilePool}
-
-
 class LateFusion(BaseHead):
-    """One model per modality, each calibrated, fused by learned log-linear weights.
+    """One model per modality, each calibrated, then one rule that combines their answers.
 
-    Every modality's model is trained on the rows that have it. Its out-of-fold scores are
-    calibrated by one temperature, and the pool (see `mmfuse.heads.pool`) learns from them how much
-    each modality counts and how independent the modalities are. In a row, the weights are
-    renormalised over what is present: a row with one modality gets exactly that modality's
-    calibrated answer, a row with none gets the training prior.
+    Every modality's model is trained on the rows that have it and calibrated on its out-of-fold
+    scores. The rule learns from the same scores, and sees in every row only what is present.
+    A row with nothing gets the training prior.
 
     Parameters
     ----------
@@ -39,19 +36,41 @@ class LateFusion(BaseHead):
         block.
     C : float or "cv", default="cv"
         For ``base="linear"``: inverse regularisation strength of every modality's model.
-    calibrate : {"temperature", None}, default="temperature"
-        Calibration of each modality before fusion, for classification. For regression each
-        modality's error variance is always measured out of fold.
+    calibrate : {"temperature", "vector", "sigmoid", "isotonic", None}, default="temperature"
+        Calibration of each modality before fusion, for classification: one temperature; a scale
+        and a bias for every class, kept near one temperature where rows are few; a logistic or a
+        monotone curve of every class against the rest, normalised. ``"isotonic"`` needs the most
+        rows. See `mmfuse.heads.calibrators`. Values and quantiles stay as they are; how large each
+        modality's errors are is measured out of fold instead.
+    combine : str, default="log-pool"
+        How the modalities that are present in a row become one answer.
+
+        - ``"log-pool"``: learned log-linear weights, renormalised over what is present, and one
+          learned exponent for redundancy (see `mmfuse.heads.pool`).
+        - ``"product"``: sum of ``log p_m - log prior``, plus the log prior: naive Bayes, as if the
+          modalities were independent. For regression the product of the Gaussians.
+        - ``"mean"``: mean of the probabilities, of the predictions, or of the quantiles of a level.
+        - ``"best"``: the one modality with the lowest out-of-fold loss; in a row that lacks it the
+          next best.
+        - ``"vote"``: each modality votes for its most probable class, with a weight from its
+          out-of-fold accuracy; ties go to the class that is more probable on average (see
+          `mmfuse.heads.combine.Vote`). For classification only.
+        - ``"stack"``: multinomial logistic regression on the log probabilities, or ridge on the
+          predictions, with a learned token for an absent modality. Not for quantiles.
+
+        ``"product"``, ``"mean"`` and ``"best"`` learn next to nothing: they are the references that
+        a learned rule is to be compared with. With these and ``"log-pool"`` a row with one modality
+        gets exactly that modality's calibrated answer.
     modality_dropout : float, default=0.2
-        Chance that a modality is hidden while the pool learns.
+        Chance that a modality is hidden while the pool or the stack learns.
 
     Notes
     -----
     The idea of calibrating each modality before fusing them on the decision level follows
     "Tri-Modal Severity Fused Diagnosis across Depression and PTSD" (arXiv 2510.20239). Its
-    published code concatenates features and calibrates nothing; the calibration and the pool here
-    are ours: log-linear pooling with the class prior counted once, and one exponent for redundancy
-    between modalities.
+    published code concatenates features and calibrates nothing; calibration and rules here are
+    ours or textbook: the pool is log-linear with the class prior counted once, and one exponent for
+    redundancy between modalities.
 
     Examples
     --------
@@ -72,11 +91,13 @@ class LateFusion(BaseHead):
         *,
         C: float | str = "cv",
         calibrate: str | None = "temperature",
+        combine: str = "log-pool",
         modality_dropout: float = 0.2,
     ) -> None:
         self.base = base
         self.C = C
         self.calibrate = calibrate
+        self.combine = combine
         self.modality_dropout = modality_dropout
 
     def _base(self) -> BaseHead:
@@ -85,10 +106,9 @@ class LateFusion(BaseHead):
         return EarlyFusion(self.base, C=self.C)
 
     def check_parameters(self, block_dims: dict[str, int], objective: Objective) -> None:
-        if self.calibrate not in ("temperature", None):
-            raise ValueError(
-                f"LateFusion: calibrate must be 'temperature' or None; got {self.calibrate!r}."
-            )
+        self._check_choice("calibrate", list(CALIBRATORS["classification"]))
+        self._check_choice("combine", list(COMBINATIONS["classification"]))
+        self._check_rule(objective)
         if not 0 <= self.modality_dropout < 1:
             raise ValueError(
                 f"LateFusion: modality_dropout must be in [0, 1); got {self.modality_dropout!r}."
@@ -98,11 +118,6 @@ class LateFusion(BaseHead):
                 "LateFusion: base must be 'linear', 'mlp', a scikit-learn estimator or a head; "
                 f"got {self.base!r}."
             )
-        if objective.task not in _POOLS:
-            raise UnsupportedObjectiveError(
-                f"LateFusion pools probabilities, values and quantiles, and has no pool for "
-                f"{objective.name}; use EarlyFusion, or output='quantiles' or 'binned'."
-            )
         for name, width in block_dims.items():
             self._base().check_parameters({name: width}, objective)
             if self._base().raw_blocks({name: width}):
@@ -111,13 +126,49 @@ class LateFusion(BaseHead):
                     "block, and every modality is standardised here; use that head by itself."
                 )
 
+    def _check_choice(self, argument: str, allowed: list[str | None]) -> None:
+        value = getattr(self, argument)
+        if not isinstance(value, (str, type(None))) or value not in allowed:
+            raise ValueError(
+                f"LateFusion: {argument} must be one of {', '.join(map(repr, allowed))}; "
+                f"got {value!r}."
+            )
+
+    def _check_rule(self, objective: Objective) -> None:
+        """Raise where what the objective asks for cannot be combined, or not by this rule."""
+        if objective.task not in COMBINATIONS:
+            raise UnsupportedObjectiveError(
+                "LateFusion combines probabilities, values and quantiles, and has no rule for "
+                f"{objective.name}; use EarlyFusion, or output='quantiles' or 'binned'."
+            )
+        rules = COMBINATIONS[objective.task]
+        if self.combine not in rules:
+            raise UnsupportedObjectiveError(
+                f"LateFusion: combine={self.combine!r} has no form for {objective.task}; "
+                f"use one of {', '.join(map(repr, rules))}."
+            )
+
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> LateModule:
         base = self._base()
-        experts = [base.build({name: d}, n_outputs, task) for name, d in block_dims.items()]
-        return LateModule(block_dims, n_outputs, task, experts)
+        experts = [base.make_module({name: d}, n_outputs, task) for name, d in block_dims.items()]
+        return self._module(block_dims, n_outputs, task, experts)
+
+    def _module(
+        self, block_dims: dict[str, int], n_outputs: int, task: str, experts: list[FusionModule]
+    ) -> LateModule:
+        """The one place where task and arguments choose the parts."""
+        count = len(block_dims)
+        kind = CALIBRATORS[task][self.calibrate]
+        calibrators = [kind(n_outputs) for _ in range(count)]
+        rule = COMBINATIONS[task][self.combine](count, n_outputs)
+        return LateModule(block_dims, n_outputs, task, experts, calibrators, rule)
+
+    def make_module(self, block_dims: dict[str, int], n_outputs: int, task: str) -> LateModule:
+        """As ``build``: of ordered classes, every expert has thresholds of its own."""
+        return self.build(block_dims, n_outputs, task)
 
     def fit_module(self, data: FitData) -> FitResult:
-        """Fit every modality's model out of fold, then the pool on what they said."""
+        """Fit every modality's model out of fold, then calibrators and rule on what they said."""
         base, history = self._base(), {}
         experts, columns = [], []
         for m, name in enumerate(data.blocks):
@@ -125,30 +176,19 @@ class LateFusion(BaseHead):
             experts.append(result.module)
             columns.append(column)
             history[name] = result.history
-        module = LateModule(data.dims, data.n_outputs, data.task, experts)
+        module = self._module(data.dims, data.n_outputs, data.task, experts)
         module.to(data.presence.device)
         raw = torch.stack(columns, dim=1)  # (n, M, K), NaN where never held out
         everything = torch.ones(len(data.weight), dtype=torch.bool, device=raw.device)
-        self._fit_fusion(module, raw, data, everything)
+        _fit_fusion(module, raw, data, everything, self.modality_dropout)
         history["pool"] = module.describe()
-        oof, masked = self._cross_fit(raw, data) if data.need_oof else (None, None)
+        oof, masked = self._cross_fit(module, raw, data) if data.need_oof else (None, None)
         return FitResult(module.eval(), oof, history, masked)
 
-    def _fit_fusion(self, module: LateModule, raw: Tensor, data: FitData, rows: Tensor) -> None:
-        """Temperatures and pool of ``module`` from the out-of-fold scores of ``rows``."""
-        seen = torch.isfinite(raw).all(dim=2) & data.presence & rows[:, None]
-        if self.calibrate is not None and data.task == "classification":
-            for m in range(raw.shape[1]):
-                module.log_temperature[m] = _log_temperature(raw[:, m], data, seen[:, m])
-        expert = module.calibrated(torch.where(seen[..., None], raw, 0.0))
-        target = data.target if data.task == "classification" else data.target.double()
-        module.pool.learn(data.objective)
-        pool_data = PoolData(expert, seen, target, data.weight.double()).take(rows)
-        module.pool.set_prior(pool_data)
-        fit_pool(module.pool, pool_data, self.modality_dropout)
-
-    def _cross_fit(self, raw: Tensor, data: FitData) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Fused scores of every fold from temperatures and a pool fitted on the other folds."""
+    def _cross_fit(
+        self, fitted: LateModule, raw: Tensor, data: FitData
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Fused scores of every fold from calibrators and a rule fitted on the other folds."""
         if not data.folds or not torch.isfinite(raw).all(dim=2).any():
             return None, None
         oof = torch.full_like(raw[:, 0], torch.nan)
@@ -157,20 +197,21 @@ class LateFusion(BaseHead):
             test = torch.as_tensor(test, device=raw.device)
             others = torch.ones(len(raw), dtype=torch.bool, device=raw.device)
             others[test] = False
-            part = LateModule(data.dims, data.n_outputs, data.task, []).to(raw.device)
-            self._fit_fusion(part, raw, data, others)
+            part = self._module(data.dims, data.n_outputs, data.task, []).to(raw.device)
+            part.rule.adopt(fitted.rule)
+            _fit_fusion(part, raw, replace(data, folds=[]), others, self.modality_dropout)
             held = raw[test]
             present = data.presence[test] & torch.isfinite(held).all(dim=2)
             expert = part.calibrated(torch.where(present[..., None], held, 0.0))
             with torch.no_grad():
-                oof[test] = part.pool(expert, present)
+                oof[test] = part.rule(expert, present)
                 if masked is not None and data.masked is not None:
-                    masked[test] = part.pool(expert, present & data.masked[test])
+                    masked[test] = part.rule(expert, present & data.masked[test])
         return oof.cpu().numpy(), None if masked is None else masked.cpu().numpy()
 
 
 class LateModule(FusionModule):
-    """Calibrated experts and the pool."""
+    """Experts, a calibrator for each, and the rule that combines them."""
 
     def __init__(
         self,
@@ -178,18 +219,17 @@ class LateModule(FusionModule):
         n_outputs: int,
         task: str,
         experts: list[FusionModule],
+        calibrators: list[ModalityCalibrator],
+        rule: Combination,
     ) -> None:
         super().__init__(block_dims, n_outputs, task)
         self.experts = nn.ModuleList(experts)
-        self.pool = _POOLS[task](len(block_dims), n_outputs)
-        self.register_buffer("log_temperature", torch.zeros(len(block_dims), dtype=torch.float64))
+        self.calibrators = nn.ModuleList(calibrators)
+        self.rule = rule
 
     def calibrated(self, raw: Tensor) -> Tensor:
-        """Log probabilities (n, M, K) from raw scores; predictions stay as they are."""
-        if self.task != "classification":
-            return raw.double()
-        scaled = raw.double() * (-self.log_temperature).exp()[None, :, None]
-        return torch.log_softmax(scaled, dim=-1)
+        """Log probabilities or predictions (n, M, K) from raw scores (n, M, K)."""
+        return torch.stack([f(raw[:, m]) for m, f in enumerate(self.calibrators)], dim=1)
 
     def expert_scores(self, blocks: dict[str, Tensor], presence: Tensor) -> Tensor:
         """Raw scores of every expert on the rows that have its modality: (n, M, K)."""
@@ -204,37 +244,42 @@ class LateModule(FusionModule):
         return raw
 
     def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
-        expert = self.calibrated(self.expert_scores(blocks, presence))
-        if self.task == "quantiles":
-            return HeadOutput(self.pool(expert, presence))
-        if self.task == "regression":
-            mean, variance = self.pool.moments(expert, presence)
-            return HeadOutput(mean, {"variance": variance})
-        evidence = self.pool.evidence(expert, presence)
-        return HeadOutput(self.pool.log_prior + evidence.sum(dim=1), {"evidence": evidence})
+        return self.rule.output(self.calibrated(self.expert_scores(blocks, presence)), presence)
 
     @torch.no_grad()
     def describe(self) -> dict[str, Any]:
-        """Weights, independence and temperatures, by name."""
+        """What rule and calibrators learned, by name of the modality."""
         names = list(self.block_dims)
+        learned = [calibrator.describe() for calibrator in self.calibrators]
         return {
-            "weight": dict(zip(names, self.pool.weight.tolist(), strict=True)),
-            "independence": float(self.pool.independence),
-            "temperature": dict(zip(names, self.log_temperature.exp().tolist(), strict=True)),
+            **self.rule.describe(names),
+            "calibration": dict(zip(names, learned, strict=True)),
         }
+
+
+@torch.no_grad()
+def _fit_fusion(
+    module: LateModule, raw: Tensor, data: FitData, rows: Tensor, modality_dropout: float
+) -> None:
+    """Calibrators and rule of ``module`` from the out-of-fold scores of ``rows`` (n,) bool."""
+    seen = torch.isfinite(raw).all(dim=2) & data.presence & rows[:, None]
+    weight = data.weight.double()
+    for m, calibrator in enumerate(module.calibrators):
+        own = seen[:, m] & (weight > 0)
+        if own.any():
+            calibrator.fit(*(x[own].cpu().numpy() for x in (raw[:, m], data.target, weight)))
+    expert = module.calibrated(torch.where(seen[..., None], raw, 0.0))
+    target = data.objective.target(data.target)
+    pool_data = PoolData(expert, seen, target, weight, data.folds).take(rows)
+    module.rule.learn(data.objective)
+    module.rule.fit(pool_data, modality_dropout)
 
 
 def _fit_expert(base: BaseHead, data: FitData, m: int) -> tuple[FitResult, Tensor]:
     """Fit modality m on the rows that have it; its out-of-fold scores go back to all rows."""
     name = list(data.blocks)[m]
     rows = data.presence[:, m].cpu().numpy().nonzero()[0]
-    place = np.full(len(data.weight), -1)
-    place[rows] = np.arange(len(rows))
-    folds = []
-    for train, test in data.folds:
-        inner = place[train][place[train] >= 0], place[test][place[test] >= 0]
-        if len(inner[0]) and len(inner[1]):
-            folds.append(inner)
+    folds = folds_within(data.folds, rows, len(data.weight))
     part = data.take(rows, folds)
     part = FitData(
         {name: part.blocks[name]},
@@ -258,11 +303,3 @@ def _fit_expert(base: BaseHead, data: FitData, m: int) -> tuple[FitResult, Tenso
         scores = torch.as_tensor(result.oof_scores, dtype=torch.float64)
         column[torch.as_tensor(rows)] = scores.to(column.device)
     return result, column
-
-
-def _log_temperature(raw: Tensor, data: FitData, rows: Tensor) -> float:
-    if not rows.any():
-        return 0.0
-    scores, y, w = raw[rows].cpu().numpy(), data.target[rows].cpu(), data.weight[rows].cpu()
-    scaling = TemperatureScaling().fit(scores, y.numpy(), w.numpy())
-    return float(np.log(scaling.temperature_))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mmfuse.heads.base import FitData, FitResult, FusionModule, HeadOutput
+from mmfuse.heads.cumulative import module_for
+from mmfuse.ordinal_solver import OrdinalProblems
 from mmfuse.patterns import dropout_masks
 from mmfuse.solver import LinearProblems, LinearSolution
 
@@ -17,6 +20,7 @@ __all__ = ["LinearModule", "check_strength", "fit_linear", "where_complete"]
 _DECADES = np.arange(-3.0, 5.0)  # strengths tried, in powers of ten over the total width
 _FACTORS = ((5.0, 6.0), (0.2, 1 / 6))  # steps then tried per modality, up and down
 _MULTIPLES = (0.1, 1.0, 10.0)  # of strengths that served complete rows, for the others
+_MANY = 50  # rows a feature
 _EXACT_UP_TO = 100_000  # rows times parameters; so small a problem is solved to rounding
 _WORSE = 1.02  # a path of ever weaker penalties ends where the loss was so much higher twice
 
@@ -30,6 +34,11 @@ class LinearModule(FusionModule):
         As for every module.
     complete : bool, default=False
         Whether rows in which nothing is missing have weights of their own.
+
+    Notes
+    -----
+    The extra ``evidence`` (n, M, K) is ``x W`` less the token: what changes when the modality
+    comes, zero where it is absent.
     """
 
     def __init__(
@@ -46,21 +55,25 @@ class LinearModule(FusionModule):
 
     def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
         if self.complete is None:
-            return HeadOutput(self._scores(blocks, presence))
+            return self._answer(blocks, presence)
         whole = presence.all(dim=1)
         if whole.all():
             return self.complete(blocks, presence)
-        scores = self._scores(blocks, presence)
+        output = self._answer(blocks, presence)
         if whole.any():
-            scores = torch.where(whole[:, None], self.complete(blocks, presence).scores, scores)
-        return HeadOutput(scores)
+            other = self.complete(blocks, presence)
+            scores = torch.where(whole[:, None], other.scores, output.scores)
+            pair = (part.extras["evidence"] for part in (other, output))
+            return HeadOutput(scores, {"evidence": torch.where(whole[:, None, None], *pair)})
+        return output
 
-    def _scores(self, blocks: dict[str, Tensor], presence: Tensor) -> Tensor:
-        scores = self.intercept.expand(len(presence), -1)
+    def _answer(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
+        scores, evidence = self.intercept.expand(len(presence), -1), []
         for m, name in enumerate(self.block_dims):
             part = blocks[name].to(self.coef[m].dtype) @ self.coef[m]
             scores = scores + torch.where(presence[:, m, None], part, self.token[m])
-        return scores
+            evidence.append(torch.where(presence[:, m, None], part - self.token[m], 0.0))
+        return HeadOutput(scores, {"evidence": torch.stack(evidence, dim=1)})
 
     @torch.no_grad()
     def assign(self, solution: LinearSolution, problem: int) -> LinearModule:
@@ -83,9 +96,9 @@ def check_strength(owner: str, C: float | str) -> None:
 def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> FitResult:
     """Fit a linear module by convex optimisation.
 
-    With several modalities and modality dropout two models are fitted: one on the rows as they are,
-    for rows in which nothing is missing, and one under dropout, for all other rows. A single one
-    would pay for its robustness on complete rows.
+    Modality dropout steadies a model that has few rows, also where nothing is missing. Where rows
+    are many, complete rows would only pay for it: from 50 rows a feature on, they get weights of
+    their own, fitted to the rows as they are.
 
     Parameters
     ----------
@@ -97,16 +110,19 @@ def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> Fit
     modality_dropout : float
         Chance of hiding a modality; part of the objective, nothing is drawn.
     """
-    two = len(data.blocks) > 1 and modality_dropout > 0
-    module = LinearModule(data.dims, data.n_outputs, data.task, complete=two)
+    hiding = len(data.blocks) > 1 and modality_dropout > 0
+    make = partial(LinearModule, complete=hiding)
+    module = module_for(make, data.dims, data.n_outputs, data.task)
     module.to(data.presence.device)
-    plain = _LinearFit(data, 0.0)
-    if not two:
-        oof, masked, history = _fit_condition(plain, C, module)
+    if not hiding or len(data.weight) < _MANY * sum(data.dims.values()):
+        fit = _LinearFit(data, modality_dropout if hiding else 0.0)
+        parts = [module] if module.complete is None else [module, module.complete]
+        oof, masked, history = _fit_condition(fit, C, parts)
         return FitResult(module.eval(), oof, history, masked)
-    whole, whole_masked, own = _fit_condition(plain, C, module.complete)
+    plain = _LinearFit(data, 0.0)
+    whole, whole_masked, own = _fit_condition(plain, C, [module.complete])
     fit = _LinearFit(data, modality_dropout, plain)
-    oof, masked, history = _fit_condition(fit, C, module, around=own["C"])
+    oof, masked, history = _fit_condition(fit, C, [module], around=own["C"])
     history["complete"] = own
     oof = where_complete(data.presence, whole, oof)
     masked = None if data.masked is None else where_complete(data.masked, whole_masked, masked)
@@ -123,10 +139,10 @@ def where_complete(presence: Tensor, whole: Any, other: Any) -> Any:
 def _fit_condition(
     fit: _LinearFit,
     C: float | str,
-    module: LinearModule | None,
+    modules: list[LinearModule],
     around: dict[str, float] | None = None,
 ) -> tuple[np.ndarray | None, np.ndarray | None, dict]:
-    """Choose strengths, cross-fit and solve into ``module``.
+    """Choose strengths, cross-fit and solve into ``modules``.
 
     Returns out-of-fold scores, the same as masked, and a history. Strengths that served another
     condition may be given to search ``around``.
@@ -147,7 +163,7 @@ def _fit_condition(
         fit.weight[:, None], strength[None].to(fit.weight.device), start=start, tol=fit.tol
     )
     fit.last = theta
-    if module is not None:
+    for module in modules:
         module.assign(fit.problems.solution(theta, converged, n_iter), 0)
     history["C"] = dict(zip(names, strength.tolist(), strict=True))
     history["n_iter"] = n_iter
@@ -169,7 +185,8 @@ class _LinearFit:
         self.data = data
         if like is None:
             columns = data.columns()
-            self.problems = LinearProblems(
+            kind = OrdinalProblems if data.task == "ordinal" else LinearProblems
+            self.problems = kind(
                 columns,
                 data.presence,
                 data.target,

@@ -19,50 +19,26 @@ log densities is a mean weighted by precision, the training distribution being t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from mmfuse.objectives import Objective
+from mmfuse.heads.combination import Combination, GaussianEvidence, LogEvidence, PoolData
 from mmfuse.patterns import dropout_masks
 
-__all__ = ["GaussianPool", "LogPool", "PoolData", "fit_pool"]
+__all__ = ["GaussianPool", "LogPool", "fit_pool"]
 
 _PRIOR_STRENGTH = 0.05  # pulls weights to equal and independence to one half when rows are few
 
 
-@dataclass(frozen=True)
-class PoolData:
-    """What the pool learns from.
-
-    Attributes
-    ----------
-    expert : Tensor of shape (n, M, K)
-        Out-of-fold log probabilities, or standardised predictions; any value where absent.
-    presence : Tensor of shape (n, M), bool
-    target : Tensor of shape (n,) or (n, K)
-    weight : Tensor of shape (n,)
-    """
-
-    expert: Tensor
-    presence: Tensor
-    target: Tensor
-    weight: Tensor
-
-    def take(self, rows: Tensor) -> PoolData:
-        return PoolData(
-            self.expert[rows], self.presence[rows], self.target[rows], self.weight[rows]
-        )
-
-
-class _Pool(nn.Module):
+class _Pool(Combination):
     """Weights and independence; both are free numbers inside."""
 
-    def __init__(self, n_modalities: int) -> None:
-        super().__init__()
+    def __init__(self, n_modalities: int, n_outputs: int) -> None:
+        super().__init__(n_modalities, n_outputs)
         self.raw_weight = nn.Parameter(torch.zeros(n_modalities, dtype=torch.float64))
         self.raw_independence = nn.Parameter(torch.zeros((), dtype=torch.float64))
 
@@ -76,9 +52,6 @@ class _Pool(nn.Module):
         """Between 0 (redundant) and 1 (independent)."""
         return torch.sigmoid(self.raw_independence)
 
-    def learn(self, objective: Objective) -> None:
-        """Take from the objective what the pool must know; most need nothing."""
-
     def shares(self, presence: Tensor) -> Tensor:
         """Weight of every modality in every row (n, M): size(S) times v; zero where absent."""
         w = self.weight * presence
@@ -86,97 +59,38 @@ class _Pool(nn.Module):
         entropy = -(v * v.clamp(min=1e-300).log()).sum(dim=1, keepdim=True)
         return v * (entropy * self.independence).exp()
 
+    def learn_shares(self, data: PoolData, modality_dropout: float) -> None:
+        fit_pool(self, data, modality_dropout)
 
-class LogPool(_Pool):
+    @torch.no_grad()
+    def describe(self, names: list[str]) -> dict[str, Any]:
+        return {
+            "weight": dict(zip(names, self.weight.tolist(), strict=True)),
+            "independence": float(self.independence),
+        }
+
+
+class LogPool(_Pool, LogEvidence):
     """Pool of log probabilities."""
 
-    def __init__(self, n_modalities: int, n_outputs: int) -> None:
-        super().__init__(n_modalities)
-        self.register_buffer(
-            "log_prior", torch.full((n_outputs,), -np.log(n_outputs), dtype=torch.float64)
-        )
 
-    def evidence(self, expert: Tensor, presence: Tensor) -> Tensor:
-        """Weighted evidence (n, M, K); with the log prior it sums to the scores."""
-        plain = torch.where(presence[..., None], expert - self.log_prior, 0.0)
-        return self.shares(presence)[..., None] * plain
-
-    def forward(self, expert: Tensor, presence: Tensor) -> Tensor:
-        return self.log_prior + self.evidence(expert, presence).sum(dim=1)
-
-    def row_loss(self, data: PoolData, presence: Tensor) -> Tensor:
-        scores = self(data.expert, presence)
-        return nn.functional.cross_entropy(scores, data.target, reduction="none")
-
-    @torch.no_grad()
-    def set_prior(self, data: PoolData) -> None:
-        total = torch.zeros_like(self.log_prior).index_add_(0, data.target, data.weight)
-        self.log_prior.copy_(((total + 1e-3) / (total + 1e-3).sum()).log())
-
-    def start_from(self, data: PoolData) -> None:
-        """Nothing to set from the experts: they carry their own confidence."""
-
-
-class GaussianPool(_Pool):
+class GaussianPool(_Pool, GaussianEvidence):
     """Pool of Gaussian predictions of a standardised target."""
 
-    def __init__(self, n_modalities: int, n_outputs: int) -> None:
-        super().__init__(n_modalities)
-        shape = (n_modalities, n_outputs)
-        self.register_buffer("variance", torch.full(shape, 0.5, dtype=torch.float64))
-        self.register_buffer("prior_mean", torch.zeros(n_outputs, dtype=torch.float64))
-        self.register_buffer("prior_variance", torch.ones(n_outputs, dtype=torch.float64))
 
-    def moments(self, expert: Tensor, presence: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance (n, K) of the pooled Gaussian."""
-        prior = 1.0 / self.prior_variance
-        gain = 1.0 / self.variance - prior
-        shift = torch.where(
-            presence[..., None], expert / self.variance - self.prior_mean * prior, 0.0
-        )
-        shares = self.shares(presence)[..., None]
-        precision = prior + (shares * gain).sum(dim=1)
-        mean = (self.prior_mean * prior + (shares * shift).sum(dim=1)) / precision
-        return mean, 1.0 / precision
-
-    def forward(self, expert: Tensor, presence: Tensor) -> Tensor:
-        return self.moments(expert, presence)[0]
-
-    def row_loss(self, data: PoolData, presence: Tensor) -> Tensor:
-        mean, variance = self.moments(data.expert, presence)
-        return 0.5 * ((data.target - mean).square() / variance + variance.log()).sum(dim=1)
-
-    @torch.no_grad()
-    def set_prior(self, data: PoolData) -> None:
-        w = (data.weight / data.weight.sum())[:, None]
-        self.prior_mean.copy_((w * data.target).sum(0))
-        spread = (w * (data.target - self.prior_mean).square()).sum(0)
-        self.prior_variance.copy_(spread.clamp(min=1e-12))
-
-    @torch.no_grad()
-    def start_from(self, data: PoolData) -> None:
-        """Variance of every expert from its out-of-fold errors, never above the prior's."""
-        error = (data.target[:, None] - data.expert).square()
-        w = torch.where(data.presence, data.weight[:, None], 0.0)[..., None]
-        error = torch.where(data.presence[..., None], error, 0.0)
-        variance = (w * error).sum(0) / w.sum(0).clamp(min=1e-12)
-        low, high = 1e-6 * self.prior_variance, 0.999 * self.prior_variance
-        self.variance.copy_(torch.minimum(torch.maximum(variance, low), high))
-
-
-def fit_pool(pool: LogPool | GaussianPool, data: PoolData, modality_dropout: float) -> None:
+def fit_pool(pool: _Pool, data: PoolData, modality_dropout: float) -> None:
     """Learn weights and independence by maximum likelihood, with modality dropout.
 
     Parameters
     ----------
-    pool : LogPool or GaussianPool
+    pool : LogPool, GaussianPool or QuantilePool
         Changed in place.
     data : PoolData
         Out-of-fold predictions; rows with nothing present are left out.
     modality_dropout : float
         Chance that a modality is hidden.
     """
-    data = data.take(data.presence.any(dim=1) & (data.weight > 0))
+    data = data.usable()
     if len(data.weight) == 0:
         return
     pool.set_prior(data)

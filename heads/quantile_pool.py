@@ -5,31 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmfuse.heads.pool import PoolData, _Pool
+from mmfuse.heads.combination import PoolData, _SharesRule
+from mmfuse.heads.pool import _Pool
 from mmfuse.objectives import Objective, Pinball
 
-__all__ = ["QuantilePool"]
+__all__ = ["QuantileEvidence", "QuantilePool"]
 
 _LEAST = 1e-3  # of the prior's spread: no expert is more certain
 _REACH = 5.0  # the spread of a row stays within this factor of what is typical of its expert
 
 
-class QuantilePool(_Pool):
-    """Pool of quantiles of a standardised target, with the weights of `mmfuse.heads.pool`.
+class QuantileEvidence(_SharesRule):
+    """Quantiles of a standardised target, joined by the shares that a subclass gives.
 
     An expert says a median, a spread (its outermost levels, against those of a standard normal),
     and a shape: its quantiles less the median, over the spread. Medians and spreads are pooled as
-    `GaussianPool` pools means and standard deviations, with the spread of the row instead of a
+    `GaussianEvidence` pools means and standard deviations, with the spread of the row instead of a
     variance for all rows; shapes are averaged with the weights of what is present. So independent
-    modalities give a narrower answer than any of them, copies do not, and a row with one modality
-    gets exactly what that modality says. Weights and independence minimise the pinball loss.
-
-    The plain mean of the experts' quantiles (Vincent's average) is what this would be without the
-    prior; it is never narrower than the narrowest expert.
+    modalities can give a narrower answer than any of them, and a row with one modality gets exactly
+    what that modality says.
     """
 
     def __init__(self, n_modalities: int, n_outputs: int) -> None:
-        super().__init__(n_modalities)
+        super().__init__(n_modalities, n_outputs)
         options = {"dtype": torch.float64}
         even = torch.arange(1, n_outputs + 1, **options) / (n_outputs + 1)
         self.register_buffer("levels", even)
@@ -43,8 +41,8 @@ class QuantilePool(_Pool):
 
     def forward(self, expert: Tensor, presence: Tensor) -> Tensor:
         """Quantiles (n, L), not decreasing, from those of every expert (n, M, L)."""
-        expert = expert.sort(dim=-1).values
-        centre, spread = self._describe(expert)
+        expert = torch.where(presence[..., None], expert, 0.0).sort(dim=-1).values
+        centre, spread = self._centre_and_spread(expert)
         prior = self.prior_spread**-2
         shares = self.shares(presence)
         precise = torch.where(presence, spread**-2, 0.0)
@@ -53,7 +51,7 @@ class QuantilePool(_Pool):
         total = torch.maximum(total, torch.where(presence.any(dim=1), weakest, prior))
         shift = shares * precise * torch.where(presence, centre - self.prior_centre, 0.0)
         middle = self.prior_centre + shift.sum(dim=1) / total
-        shape = torch.where(presence[..., None], (expert - centre[..., None]), 0.0)
+        shape = expert - centre[..., None]
         share = shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-300)
         shape = (share[..., None] * shape / spread[..., None]).sum(dim=1)
         out = middle[:, None] + shape * total.rsqrt()[:, None]
@@ -62,7 +60,13 @@ class QuantilePool(_Pool):
     def row_loss(self, data: PoolData, presence: Tensor) -> Tensor:
         return Pinball(self.levels.tolist()).row_loss(self(data.expert, presence), data.target)
 
-    def _describe(self, expert: Tensor) -> tuple[Tensor, Tensor]:
+    def expert_loss(self, data: PoolData) -> Tensor:
+        """Pinball loss (n, M) of every modality by itself, summed over levels."""
+        loss = Pinball(self.levels.tolist()).row_loss
+        single = [loss(quantiles, data.target) for quantiles in data.expert.unbind(dim=1)]
+        return torch.stack(single, dim=1)
+
+    def _centre_and_spread(self, expert: Tensor) -> tuple[Tensor, Tensor]:
         """Median and spread (n, M) of every expert."""
         centre = _middle(expert, self.levels)
         if len(self.levels) == 1:
@@ -91,9 +95,18 @@ class QuantilePool(_Pool):
     def start_from(self, data: PoolData) -> None:
         """Typical spread of every expert: of its out-of-fold errors, not above the prior's."""
         error = (data.target - _middle(data.expert.sort(dim=-1).values, self.levels)).abs()
+        error = torch.where(data.presence, error, 0.0)
         weight = torch.where(data.presence, data.weight[:, None], 0.0)
         size = (weight * error).sum(0) / weight.sum(0).clamp(min=1e-12) * 1.2533
         self.spread.copy_(size.clamp(_LEAST * self.prior_spread, 0.999 * self.prior_spread))
+
+
+class QuantilePool(_Pool, QuantileEvidence):
+    """The weights and the independence of `mmfuse.heads.pool`, learned by the pinball loss.
+
+    The plain mean of the experts' quantiles (Vincent's average) is what this would be without the
+    prior; it is never narrower than the narrowest expert.
+    """
 
 
 def _middle(quantiles: Tensor, levels: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ def _train(
     head: BaseHead, data: FitData, epochs: int, label: str, watch: Any = None
 ) -> tuple[FusionModule, list[float]]:
     device = data.presence.device
-    module = head.build(data.dims, data.n_outputs, data.task).to(device).train()
+    module = head.make_module(data.dims, data.n_outputs, data.task).to(device).train()
+    module.start(data.target, data.weight)
     optimiser = torch.optim.AdamW(
         module.parameters(), lr=head.learning_rate, weight_decay=head.weight_decay
     )

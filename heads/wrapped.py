@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,14 @@ from torch import Tensor
 
 from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads.base import FitData, FitResult, FusionModule, HeadOutput
-from mmfuse.objectives import Objective
+from mmfuse.objectives import Objective, of_classes
 from mmfuse.patterns import draw_presence
 
 __all__ = [
     "WrappedModule",
     "check_estimator_kind",
     "check_estimator_learns",
+    "fit_estimator",
     "fit_wrapped",
 ]
 
@@ -30,20 +32,21 @@ _FLOOR = 1e-6  # a forest may give probability zero; its logarithm may not
 class WrappedModule(FusionModule):
     """Features of an absent block are NaN where the estimator allows it, else the training mean.
 
-    With more than one modality the presence bits are features too. There is one estimator, and for
-    quantiles one for each level.
+    With more than one modality the presence bits are features too. There is one estimator for each
+    name in ``keys``; the objective's ``estimator_settings`` says how each of them learns.
     """
 
     @property
     def keys(self) -> list[str]:
-        """Names of the estimators, in the order of the scores that they give."""
+        """Names of the estimators: for quantiles one for each level, in the order of the scores."""
         if self.task == "quantiles":
             return [f"model-{i}" for i in range(self.n_outputs)]
         return ["model"]
 
     def features(self, blocks: dict[str, Tensor], presence: Tensor) -> np.ndarray:
         """Concatenated features: ndarray of shape (n, sum of widths [+ M])."""
-        fill = np.nan if get_tags(self.estimators[self.keys[0]]).input_tags.allow_nan else 0.0
+        any_of_them = next(iter(self.estimators.values()))
+        fill = np.nan if get_tags(any_of_them).input_tags.allow_nan else 0.0
         parts = [
             torch.where(presence[:, m, None], blocks[name], fill)
             for m, name in enumerate(self.block_dims)
@@ -54,7 +57,7 @@ class WrappedModule(FusionModule):
 
     def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
         X = self.features(blocks, presence)
-        if self.task != "classification":
+        if not of_classes(self.task):
             values = [self.estimators[key].predict(X).reshape(len(X), -1) for key in self.keys]
             joined = np.concatenate(values, axis=1).astype(np.float64)
             return HeadOutput(torch.as_tensor(joined, device=presence.device))
@@ -64,6 +67,22 @@ class WrappedModule(FusionModule):
         scores = np.log(np.clip(proba, _FLOOR, 1.0))
         return HeadOutput(torch.as_tensor(scores, device=presence.device))
 
+    def learn(
+        self, models: Sequence[BaseEstimator], X: np.ndarray, y: np.ndarray, weight: np.ndarray
+    ) -> None:
+        """Fit a clone of each model, one for every key, on features, targets and row weights."""
+        parts = [self.learn_part(i, model, X, y, weight) for i, model in enumerate(models)]
+        fitted = zip(self.keys, parts, strict=True)
+        self.estimators = {key: part for key, part in fitted if part is not None}
+        if not self.estimators:  # the model says whether it allows NaN, no more
+            self.estimators["unused"] = models[0]
+
+    def learn_part(
+        self, part: int, model: BaseEstimator, X: np.ndarray, y: np.ndarray, weight: np.ndarray
+    ) -> BaseEstimator | None:
+        """The fitted estimator of a key, or None where it has nothing to learn."""
+        return fit_estimator(model, X, y, weight)
+
 
 def check_estimator_kind(owner: str, model: Any, task: str) -> None:
     """Raise unless ``model`` is a scikit-learn estimator that fits the task."""
@@ -72,7 +91,7 @@ def check_estimator_kind(owner: str, model: Any, task: str) -> None:
             f"{owner}: the model must be 'linear', 'mlp' or a scikit-learn estimator; "
             f"got {model!r}."
         )
-    if task == "classification":
+    if of_classes(task):
         if not is_classifier(model) or not hasattr(model, "predict_proba"):
             raise ValueError(
                 f"{owner}: {type(model).__name__} is not a classifier with predict_proba; "
@@ -133,25 +152,22 @@ def fit_wrapped(
         oof = np.full((len(data.weight), data.n_outputs), np.nan)
         masked = None if data.masked is None else oof.copy()
         for train, test in data.folds:
-            _fit_all(module, model, data.take(train), modality_dropout)
+            _fit(module, model, data.take(train), modality_dropout)
             held = data.take(test)
             oof[test] = module(held.blocks, held.presence).scores.cpu().numpy()
             if held.masked is not None and masked is not None:
                 masked[test] = module(held.blocks, held.masked).scores.cpu().numpy()
-    _fit_all(module, model, data, modality_dropout)
+    _fit(module, model, data, modality_dropout)
     return FitResult(module.eval(), oof, {"model": type(model).__name__}, masked)
 
 
-def _fit_all(module: WrappedModule, model: BaseEstimator, data: FitData, rate: float) -> None:
-    for key, options in zip(module.keys, data.objective.estimator_settings(), strict=True):
-        adjusted = _adjusted(model, options)
-        module.estimators[key] = adjusted
-        module.estimators[key] = _fit(module, adjusted, data, rate)
-
-
-def _fit(module: WrappedModule, fitted: Any, data: FitData, rate: float) -> Any:
-    if fitted.get_params().get("random_state", 0) is None:
-        fitted.set_params(random_state=data.seed)
+def _fit(module: WrappedModule, model: BaseEstimator, data: FitData, rate: float) -> None:
+    models = [_adjusted(model, options) for options in data.objective.estimator_settings()]
+    for part in models:
+        if part.get_params().get("random_state", 0) is None:
+            part.set_params(random_state=data.seed)
+    # whether they allow NaN decides what the features are
+    module.estimators = dict(zip(module.keys, models, strict=True))
     X = module.features(data.blocks, data.presence)
     y, weight = data.target.cpu().numpy(), data.weight.cpu().numpy()
     hidden = _hidden_copy(data, rate)
@@ -162,15 +178,23 @@ def _fit(module: WrappedModule, fitted: Any, data: FitData, rate: float) -> Any:
         weight = np.concatenate([weight * (1 - lost), weight * lost])
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    if has_fit_parameter(fitted, "sample_weight"):
-        return fitted.fit(X, y, sample_weight=weight)
-    kept = weight > 0
-    if not np.allclose(data.weight.cpu().numpy(), data.weight[0].item()):
+    if not has_fit_parameter(model, "sample_weight") and not np.allclose(
+        data.weight.cpu().numpy(), data.weight[0].item()
+    ):
         raise ValueError(
-            f"{type(fitted).__name__} takes no sample_weight in fit; leave sample_weight and "
+            f"{type(model).__name__} takes no sample_weight in fit; leave sample_weight and "
             "class_weight out or choose another estimator."
         )
-    return fitted.fit(X[kept], y[kept])
+    module.learn(models, X, y, weight)
+
+
+def fit_estimator(
+    model: BaseEstimator, X: np.ndarray, y: np.ndarray, weight: np.ndarray
+) -> BaseEstimator:
+    """A fitted clone; where it takes no weights, it learns from the rows that have some."""
+    if has_fit_parameter(model, "sample_weight"):
+        return clone(model).fit(X, y, sample_weight=weight)
+    return clone(model).fit(X[weight > 0], y[weight > 0])
 
 
 def _hidden_copy(data: FitData, rate: float) -> Tensor | None:

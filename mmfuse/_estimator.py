@@ -159,7 +159,10 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         """Candidates that `AutoFusion` tried, a DataFrame: losses, weights and seconds of each."""
         check_is_fitted(self, "head_")
         if "candidates" not in self.history_:
-            raise AttributeError("head_report_ is there after fitting with head=AutoFusion() only.")
+            raise AttributeError(
+                "head_report_ is there after fitting with head=AutoFusion() only; of a model of "
+                "several outputs, in output(t)."
+            )
         return pd.DataFrame.from_dict(self.history_["candidates"], orient="index")
 
     def _encode_training(self, table: Any) -> Blocks:
@@ -184,17 +187,23 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
 
     def _output(self, X: Any) -> tuple[Blocks, np.ndarray]:
         """Blocks and raw scores (n, n_outputs), float64."""
+        blocks = self.encode(X)
+        return blocks, self._run_head(blocks)[0]
+
+    def _run_head(self, blocks: Blocks, extra: str = "") -> tuple[np.ndarray, np.ndarray | None]:
+        """Raw scores (n, n_outputs), and the extra (n, ...) that the head gives; both float64."""
         import torch
 
-        blocks = self.encode(X)
-        parts = [np.empty((0, self.head_.n_outputs))]
+        scores, extras = [np.empty((0, self.head_.n_outputs))], []
         with torch.inference_mode():
             for start in range(0, len(blocks), _PREDICT_ROWS):
                 part = blocks[start : start + _PREDICT_ROWS]
                 present = torch.as_tensor(part.present, device=self.device_)
                 output = self.head_(self.scaler_(self._tensors(part)), present)
-                parts.append(output.scores.double().cpu().numpy())
-        return blocks, np.concatenate(parts)
+                scores.append(output.scores.double().cpu().numpy())
+                if extra in output.extras:
+                    extras.append(output.extras[extra].double().cpu().numpy())
+        return np.concatenate(scores), np.concatenate(extras) if extras else None
 
     # -- saving ------------------------------------------------------------------------------
 

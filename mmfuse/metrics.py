@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
+from mmfuse._metric_checks import check_proba, check_row_weight, codes_of
 from mmfuse.density_metrics import bias, cde_loss, crps, nmad, outlier_fraction, pit
+from mmfuse.ordinal_metrics import quadratic_kappa, ranked_probability_score
 
 __all__ = [
     "ReliabilityCurve",
@@ -28,10 +29,10 @@ __all__ = [
     "nmad",
     "outlier_fraction",
     "pit",
+    "quadratic_kappa",
+    "ranked_probability_score",
     "reliability_curve",
 ]
-
-_SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ def log_loss(
         is not in ``classes``.
     """
     rows = _log_loss_rows(y_true, proba, classes, "log_loss")
-    return float(np.average(rows, weights=_check_weight(sample_weight, len(rows), "log_loss")))
+    return float(np.average(rows, weights=check_row_weight(sample_weight, len(rows), "log_loss")))
 
 
 def log_loss_per_row(y_true: ArrayLike, proba: ArrayLike, *, classes: ArrayLike) -> np.ndarray:
@@ -144,7 +145,9 @@ def brier_score(
     Review, 1950.
     """
     rows = _brier_rows(y_true, proba, classes, "brier_score")
-    return float(np.average(rows, weights=_check_weight(sample_weight, len(rows), "brier_score")))
+    return float(
+        np.average(rows, weights=check_row_weight(sample_weight, len(rows), "brier_score"))
+    )
 
 
 def brier_score_per_row(y_true: ArrayLike, proba: ArrayLike, *, classes: ArrayLike) -> np.ndarray:
@@ -270,11 +273,11 @@ def _curve(
         raise ValueError(f"{caller}: n_bins must be an integer of at least 1; got {n_bins!r}.")
     if strategy not in ("width", "mass"):
         raise ValueError(f"{caller}: strategy must be 'width' or 'mass'; got {strategy!r}.")
-    values, _ = _check_proba(proba, caller)
+    values, _ = check_proba(proba, caller)
     if classes is None:
         classes = _classes_of(y_true, values.shape[1], caller)
-    codes = _codes(y_true, classes, values.shape, caller)
-    weight = _check_weight(sample_weight, len(values), caller)
+    codes = codes_of(y_true, classes, values.shape, caller)
+    weight = check_row_weight(sample_weight, len(values), caller)
     confidence = values.max(axis=1)
     right = values.argmax(axis=1) == codes
     if strategy == "width":
@@ -303,39 +306,18 @@ def _mass_bins(confidence: np.ndarray, weight: np.ndarray, n_bins: int) -> np.nd
 def _log_loss_rows(
     y_true: ArrayLike, proba: ArrayLike, classes: ArrayLike, caller: str
 ) -> np.ndarray:
-    values, resolution = _check_proba(proba, caller)
-    codes = _codes(y_true, classes, values.shape, caller)
+    values, resolution = check_proba(proba, caller)
+    codes = codes_of(y_true, classes, values.shape, caller)
     chosen = values[np.arange(len(values)), codes]
     return -np.log(np.clip(chosen, resolution, 1.0))
 
 
 def _brier_rows(y_true: ArrayLike, proba: ArrayLike, classes: ArrayLike, caller: str) -> np.ndarray:
-    values, _ = _check_proba(proba, caller)
-    codes = _codes(y_true, classes, values.shape, caller)
+    values, _ = check_proba(proba, caller)
+    codes = codes_of(y_true, classes, values.shape, caller)
     truth = np.zeros_like(values)
     truth[np.arange(len(values)), codes] = 1.0
     return np.square(values - truth).sum(axis=1)
-
-
-def _check_proba(proba: ArrayLike, caller: str) -> tuple[np.ndarray, float]:
-    """Probabilities as float64, and the resolution of the type that they came in."""
-    given = np.asarray(proba)
-    kind = given.dtype if np.issubdtype(given.dtype, np.floating) else np.dtype(np.float64)
-    values = given.astype(np.float64)
-    if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(
-            f"{caller}: proba must have the shape (n_samples, n_classes) with at least one row; "
-            f"got {values.shape}."
-        )
-    wrong = ~(np.isfinite(values) & (values >= 0)).all(axis=1)
-    wrong |= np.abs(values.sum(axis=1) - 1.0) > _SUM_TOLERANCE
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise ValueError(
-            f"{caller}: each row of proba must be non-negative and sum to 1; row {row} is "
-            f"{np.round(values[row], 4).tolist()}. Pass probabilities, not scores."
-        )
-    return values, float(np.finfo(kind).eps)
 
 
 def _classes_of(y_true: ArrayLike, n_columns: int, caller: str) -> np.ndarray:
@@ -346,51 +328,3 @@ def _classes_of(y_true: ArrayLike, n_columns: int, caller: str) -> np.ndarray:
             "classes to say which column is which."
         )
     return found
-
-
-def _codes(
-    y_true: ArrayLike, classes: ArrayLike, shape: tuple[int, ...], caller: str
-) -> np.ndarray:
-    truth, known = np.asarray(y_true), np.asarray(classes)
-    if known.shape != (shape[1],):
-        raise ValueError(
-            f"{caller}: classes must name the {shape[1]} columns of proba; got {known.size} of "
-            f"them, in the shape {known.shape}."
-        )
-    if truth.shape != (shape[0],):
-        raise ValueError(
-            f"{caller}: y_true must have the shape ({shape[0]},), one class per row of proba; got "
-            f"{truth.shape}."
-        )
-    codes = class_codes(truth, known)
-    if (codes < 0).any():
-        row = int(np.flatnonzero(codes < 0)[0])
-        raise ValueError(
-            f"{caller}: y_true has {truth[row : row + 1].tolist()[0]!r} in row {row}, which is "
-            f"not among classes={known.tolist()}."
-        )
-    return codes
-
-
-def class_codes(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Position of each label in ``classes``, -1 where it is not there."""
-    if y.dtype == bool and classes.dtype != bool:
-        y = y.astype(int)  # pandas tells True from 1; labels do not
-    return pd.Index(classes).get_indexer(pd.Index(y))
-
-
-def _check_weight(sample_weight: ArrayLike | None, n_samples: int, caller: str) -> np.ndarray:
-    if sample_weight is None:
-        return np.ones(n_samples)
-    weight = np.asarray(sample_weight, dtype=np.float64)
-    if weight.shape != (n_samples,):
-        raise ValueError(
-            f"{caller}: sample_weight must have the shape ({n_samples},), one weight per row; got "
-            f"{weight.shape}."
-        )
-    if not np.isfinite(weight).all() or (weight < 0).any() or weight.sum() == 0:
-        raise ValueError(
-            f"{caller}: sample_weight must be finite, not negative, and not zero everywhere; got "
-            f"values between {weight.min()} and {weight.max()}."
-        )
-    return weight

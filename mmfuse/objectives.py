@@ -7,9 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Absolute", "Huber", "Multinomial", "Objective", "Pinball", "Squared"]
+__all__ = [
+    "Absolute",
+    "Cumulative",
+    "Huber",
+    "Multinomial",
+    "Objective",
+    "Pinball",
+    "Squared",
+    "of_classes",
+]
 
+_CLASS_TASKS = ("classification", "ordinal")
 _ZONE = 0.02  # half width of the zone in which |error| is a parabola, for a target of scale one
+
+
+def of_classes(task: str) -> bool:
+    """Whether scores of a task are of classes, that is log probabilities but for a constant."""
+    return task in _CLASS_TASKS
 
 
 class Objective:
@@ -17,9 +32,9 @@ class Objective:
 
     Attributes
     ----------
-    task : {"classification", "regression", "quantiles", "mixture"}
-        What kind of module a head builds, so what its scores are: logits of classes, values,
-        quantiles of one value, or parameters of a mixture.
+    task : {"classification", "ordinal", "regression", "quantiles", "mixture"}
+        What kind of module a head builds, so what its scores are: logits of classes, log
+        probabilities of ordered ones, values, quantiles of one value, or parameters of a mixture.
     n_outputs : int
         Scores of a row.
     convex : bool
@@ -124,6 +139,24 @@ class Multinomial(Objective):
     def coupling(self, scores: Tensor, weight: Tensor) -> Tensor:
         p = torch.softmax(scores, dim=-1)
         return torch.diag(weight @ p) - (p * weight[:, None]).T @ p
+
+
+class Cumulative(Multinomial):
+    """Cross-entropy of indices (n,) of ordered classes under log probabilities (n, n_outputs).
+
+    That the probabilities come from one latent score and increasing thresholds (proportional odds;
+    McCullagh 1980) is the module's affair, and in linear heads the solver's. The loss of a row is
+    the same, and so are pools and blends of such probabilities.
+    """
+
+    task = "ordinal"
+
+    @property
+    def penalty_scale(self) -> float:
+        return 1.0  # one column of coefficients, with two classes as with more
+
+    def estimator_settings(self) -> list[tuple[dict, ...]]:
+        return [({},)] * (self.n_outputs - 1)  # one estimator for every threshold
 
 
 class Squared(Objective):

@@ -54,7 +54,7 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         training target, with 1 % of that range added on either side; or the edges of the bins, in
         the unit of y. Bins without a training row are allowed.
     quantiles : sequence of float, default=(0.05, 0.25, 0.5, 0.75, 0.95)
-        For ``"quantiles"``: increasing levels between 0 and 1.
+        For ``"quantiles"``: increasing levels between 0 and 1, at least a millionth apart.
     n_components : int, default=5
         For ``"mixture"``: normal distributions in a row's density.
     point : {"mean", "median", "mode"}, default="mean"
@@ -306,11 +306,11 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
             n rows. For ``output="binned"`` the calibrated probabilities of the bins; for
             ``"mixture"`` the calibrated mixture; for ``"quantiles"`` normal scores that are linear
             between the quantiles, and beyond the outermost two. For ``"point"`` a normal density
-            around the prediction. `LateFusion` says how wide it is by
-            what is present in the row, from the out-of-fold errors of every modality. Other
-            heads do not, and every row gets ``residual_std_``, measured on training rows as they
-            were: it is too narrow for rows that lack more than those did. Rows with nothing
-            present have the training distribution.
+            around the prediction. `LateFusion` says how wide it is by what is present in the row,
+            from the out-of-fold errors of every modality, unless ``combine`` is ``"mean"`` or
+            ``"stack"``. Other heads do not, and every row gets ``residual_std_``, measured on
+            training rows as they were: it is too narrow for rows that lack more than those did.
+            Rows with nothing present have the training distribution.
 
         Raises
         ------

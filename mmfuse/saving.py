@@ -46,7 +46,9 @@ _PLAIN = (  # fitted attributes that JSON can hold, where the estimator has them
     "single_",
     "history_",
     "input_columns_",
+    "output_names_",
 )
+_PER_OUTPUT = ("classes_", "prior_", "history_")  # lists where a model has several outputs
 
 
 def save(model: FusionClassifier | FusionRegressor, folder: str | Path) -> Path:
@@ -85,36 +87,66 @@ def _write(model: Any, folder: Path) -> None:
     from safetensors.torch import save_file
 
     encoder = Encoder(folder)
-    tensors = {f"head.{k}": v for k, v in model.head_.state_dict().items()}
-    tensors |= {f"scaler.{k}": v for k, v in model.scaler_.state_dict().items()}
+    parts = getattr(model, "outputs_", None)
     save_file(
-        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, folder / _TENSORS
+        {k: v.detach().cpu().contiguous().clone() for k, v in _tensors(model, parts).items()},
+        folder / _TENSORS,
     )
-    config = {
+    config: dict[str, Any] = {
         "format": FORMAT,
         "class": type(model).__name__,
         "params": {
             k: encoder.encode(v, k) for k, v in model.get_params(deep=False).items() if k != "head"
         },
         "unfitted_head": encoder.encode(model.head, "head"),
+        "encoders": {name: _describe(encoder, name, e) for name, e in model.encoders_.items()},
+        "fitted": {
+            name: encoder.encode(_plain(getattr(model, name)), name)
+            for name in _PLAIN
+            if hasattr(model, name) and not (parts and name in _PER_OUTPUT)
+        },
+        "versions": {"mmfuse": __version__, "torch": torch.__version__, "numpy": np.__version__},
+    }
+    if parts is None:
+        config |= _learned(model, encoder)
+    else:
+        config["outputs"] = [_describe_output(part, encoder) for part in parts]
+    (folder / _CONFIG).write_bytes(_dump(config))
+    hashes = {p.name: _sha256(p) for p in sorted(folder.iterdir())}
+    (folder / _MANIFEST).write_bytes(_dump(_manifest(hashes)))
+
+
+def _tensors(model: Any, parts: list | None, prefix: str = "") -> dict[str, Any]:
+    """Tensors of the head and of the scaler, or those of every output."""
+    if parts is not None:
+        found: dict[str, Any] = {}
+        for t, part in enumerate(parts):
+            found |= _tensors(part, None, f"output-{t}.")
+        return found
+    tensors = {f"{prefix}head.{k}": v for k, v in model.head_.state_dict().items()}
+    return tensors | {f"{prefix}scaler.{k}": v for k, v in model.scaler_.state_dict().items()}
+
+
+def _learned(model: Any, encoder: Encoder) -> dict[str, Any]:
+    """What describes the trained head of one output, beside its tensors."""
+    return {
         "head": encoder.encode(model.fusion_head_, "head"),
         "module": {"n_outputs": model.head_.n_outputs, "task": model.head_.task},
         "estimators": {
             key: encoder.write_estimator(estimator, f"head_ ({key})")
             for key, estimator in model.head_.all_estimators().items()
         },
-        "encoders": {name: _describe(encoder, name, e) for name, e in model.encoders_.items()},
-        "fitted": {
-            name: encoder.encode(_plain(getattr(model, name)), name)
-            for name in _PLAIN
-            if hasattr(model, name)
-        },
         "calibrator": _calibrator_state(model),
-        "versions": {"mmfuse": __version__, "torch": torch.__version__, "numpy": np.__version__},
     }
-    (folder / _CONFIG).write_bytes(_dump(config))
-    hashes = {p.name: _sha256(p) for p in sorted(folder.iterdir())}
-    (folder / _MANIFEST).write_bytes(_dump(_manifest(hashes)))
+
+
+def _describe_output(part: Any, encoder: Encoder) -> dict[str, Any]:
+    return {
+        "target": part.target,
+        "class_weight": encoder.encode(part.class_weight, "class_weight"),
+        "fitted": {name: encoder.encode(_plain(getattr(part, name)), name) for name in _PER_OUTPUT},
+        **_learned(part, encoder),
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -165,24 +197,44 @@ def load(folder: str | Path, *, device: str = "auto") -> FusionClassifier | Fusi
     Pretrained weights of encoders are not in the folder. Their hash is, and an encoder whose
     weights on this machine differ from those it was fitted with is refused when it is first used.
     """
+    from safetensors.torch import load_file
+
+    from mmfuse.multi_output import gather_outputs, make_output
+
     folder = Path(folder)
     config = _verified_config(folder)
     decoder = Decoder(folder)
+    tensors = load_file(folder / _TENSORS)
     model = _empty_estimator(config, decoder)
+    _restore_fitted(model, config, decoder)
+    model.modalities_ = tuple(model.block_dims_)
+    model.encoders_ = {
+        name: _restore_encoder(decoder, entry) for name, entry in config["encoders"].items()
+    }
+    if "outputs" not in config:
+        _restore_modules(model, config, decoder, tensors, device)
+        return model
+    parts = []
+    for t, entry in enumerate(config["outputs"]):
+        part = make_output(model, entry["target"], decoder.decode(entry["class_weight"]))
+        part.block_dims_, part.modalities_ = model.block_dims_, model.modalities_
+        _restore_fitted(part, entry, decoder)
+        _restore_modules(part, entry, decoder, _under(f"output-{t}.", tensors), device)
+        parts.append(part)
+    return gather_outputs(model, parts, model.output_names_)
+
+
+def _restore_fitted(model: Any, config: dict, decoder: Decoder) -> None:
     for name, value in config["fitted"].items():
         value = decoder.decode(value)
         if isinstance(value, dict) and set(value) == {"object"}:
             value = np.array(value["object"], dtype=object)
         setattr(model, name, value)
-    model.modalities_ = tuple(model.block_dims_)
-    model.fusion_head_ = decoder.decode(config["head"])
-    model.encoders_ = {
-        name: _restore_encoder(decoder, entry) for name, entry in config["encoders"].items()
-    }
-    _restore_modules(model, config, decoder, folder, device)
-    if config["class"] == "FusionClassifier":
-        model.calibrator_ = _restore_calibrator(config["calibrator"])
-    return model
+
+
+def _under(prefix: str, tensors: dict) -> dict:
+    """The tensors whose names start with ``prefix``, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _empty_estimator(config: dict, decoder: Decoder) -> Any:
@@ -204,24 +256,25 @@ def _restore_encoder(decoder: Decoder, entry: dict) -> Any:
     return encoder
 
 
-def _restore_modules(model: Any, config: dict, decoder: Decoder, folder: Path, device: str) -> None:
-    from safetensors.torch import load_file
-
+def _restore_modules(
+    model: Any, config: dict, decoder: Decoder, tensors: dict, device: str
+) -> None:
     from mmfuse._device import resolve_device
     from mmfuse.standardize import Standardizer
 
     model.device_ = resolve_device(device)
+    model.fusion_head_ = decoder.decode(config["head"])
     shape = config["module"]
-    module = model.fusion_head_.build(model.block_dims_, shape["n_outputs"], shape["task"])
+    module = model.fusion_head_.make_module(model.block_dims_, shape["n_outputs"], shape["task"])
     scaler = Standardizer(model.block_dims_)
-    tensors = load_file(folder / _TENSORS)
-    for prefix, target in (("head.", module), ("scaler.", scaler)):
-        part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        target.load_state_dict(part)
+    module.load_state_dict(_under("head.", tensors))
+    scaler.load_state_dict(_under("scaler.", tensors))
     for key, name in config["estimators"].items():
         module.set_estimator(key, decoder.read_estimator(name))
     model.head_ = module.eval().to(model.device_)
     model.scaler_ = scaler.eval().to(model.device_)
+    if hasattr(model, "classes_"):
+        model.calibrator_ = _restore_calibrator(config["calibrator"])
 
 
 def _restore_calibrator(state: dict | None) -> Any:

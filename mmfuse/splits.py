@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-__all__ = ["make_folds"]
+__all__ = ["folds_within", "make_folds"]
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
 
@@ -60,6 +60,30 @@ def make_folds(
     folds = [(np.asarray(train), np.asarray(test)) for train, test in splitter]
     _check_disjoint(folds, groups)
     return folds
+
+
+def folds_within(folds: Folds, rows: np.ndarray, n_rows: int) -> Folds:
+    """The same folds on some of the rows.
+
+    Parameters
+    ----------
+    folds : list of (train, test)
+        Numbers of all rows.
+    rows : ndarray of int
+        The rows that are kept, each once; they are numbered anew in this order.
+    n_rows : int
+        Number of all rows.
+
+    Returns
+    -------
+    list of (train, test)
+        Folds of which a side is empty are left out.
+    """
+    place = np.full(n_rows, -1)
+    place[rows] = np.arange(len(rows))
+    sides = [(place[train], place[test]) for train, test in folds]
+    inner = [(train[train >= 0], test[test >= 0]) for train, test in sides]
+    return [(train, test) for train, test in inner if len(train) and len(test)]
 
 
 def _default_folds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,14 @@ from sklearn.utils import column_or_1d, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, assert_all_finite
 
-__all__ = ["check_class_target", "check_groups", "check_value_target", "check_weight"]
+__all__ = [
+    "check_class_target",
+    "check_groups",
+    "check_target_kind",
+    "check_value_target",
+    "check_weight",
+    "count_outputs",
+]
 
 
 def _refuse_missing(y: np.ndarray) -> None:
@@ -32,8 +40,46 @@ def _check_length(y: Any, n_rows: int, what: str = "y") -> None:
         )
 
 
-def check_class_target(y: Any, n_rows: int, owner: str) -> tuple[np.ndarray, np.ndarray]:
+def count_outputs(y: Any) -> int:
+    """Columns of y; 1 where it has no second axis."""
+    shape = getattr(y, "shape", None)
+    if shape is None and isinstance(y, (list, tuple)) and len(y) and np.ndim(y[0]) == 1:
+        return len(y[0])
+    return int(shape[1]) if shape is not None and len(shape) == 2 else 1
+
+
+def check_target_kind(target: Any, owner: str) -> str:
+    """``target`` of one output, if it is one of the two kinds."""
+    if isinstance(target, str) and target in ("nominal", "ordinal"):
+        return target
+    raise ValueError(
+        f"{owner}: target must be 'nominal' or 'ordinal', or a list of these with one for every "
+        f"column of y where y has several; got {target!r}."
+    )
+
+
+def _class_order(y: Any, classes: np.ndarray) -> np.ndarray:
+    """Ordered classes in the order of a pandas categorical, else sorted, with a word about text."""
+    kind = getattr(y, "dtype", None)
+    if isinstance(kind, pd.CategoricalDtype) and kind.ordered:
+        return classes[np.argsort(kind.categories.get_indexer(pd.Index(classes)))]
+    if classes.dtype.kind in "OUS":
+        warnings.warn(
+            f"target='ordinal' takes text in the order of the alphabet: "
+            f"{' < '.join(map(str, classes))}. For another order, or to say that this one is "
+            "meant, pass y as an ordered pandas.Categorical.",
+            UserWarning,
+            stacklevel=5,
+        )
+    return classes
+
+
+def check_class_target(
+    y: Any, n_rows: int, owner: str, *, ordinal: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Classes and class index of every row.
+
+    Classes are sorted; with ``ordinal`` those of an ordered pandas categorical keep its order.
 
     Raises
     ------
@@ -42,7 +88,7 @@ def check_class_target(y: Any, n_rows: int, owner: str) -> tuple[np.ndarray, np.
     """
     if y is None:
         raise ValueError(f"{owner} requires y to be passed, but the target y is None.")
-    y = column_or_1d(y, warn=True)
+    given, y = y, column_or_1d(y, warn=True)
     _check_length(y, n_rows)
     if y.dtype.kind == "f" and np.isinf(y).any():
         assert_all_finite(y, input_name="y", estimator_name=owner)
@@ -53,7 +99,10 @@ def check_class_target(y: Any, n_rows: int, owner: str) -> tuple[np.ndarray, np.
         raise ValueError(
             f"{owner} needs at least two classes; y holds only one class: {classes.tolist()[0]!r}."
         )
-    return classes, index.astype(np.int64)
+    if not ordinal:
+        return classes, index.astype(np.int64)
+    ordered = _class_order(given, classes)
+    return ordered, pd.Index(ordered).get_indexer(pd.Index(classes))[index].astype(np.int64)
 
 
 def check_value_target(y: Any, n_rows: int, owner: str) -> np.ndarray:

@@ -23,12 +23,21 @@ HEADS: dict[str, BaseHead] = {
     "early-mlp": EarlyFusion("mlp", **FAST),
     "late-linear": LateFusion(),
     "late-mlp": LateFusion(EarlyFusion("mlp", **FAST)),
+    "late-stack": LateFusion(C=1.0, combine="stack"),
+    "late-mean": LateFusion(C=1.0, combine="mean", calibrate="vector"),
+    "late-isotonic": LateFusion(C=1.0, combine="product", calibrate="isotonic"),
     "contextual": ContextualFusion(),
     "text-centric": TextCentricFusion(**FAST_TEXT),
 }
 
 # heads that have no form for regression; they run on any table
-CLASSIFIER_HEADS: dict[str, BaseHead] = {"logit-bias": LogitBiasFusion(max_steps=20)}
+CLASSIFIER_HEADS: dict[str, BaseHead] = {
+    "logit-bias": LogitBiasFusion(max_steps=20),
+    "late-vote": LateFusion(C=1.0, combine="vote", calibrate="sigmoid"),
+}
+
+# of heads_for("classification"), those that have no form for ordered classes either
+NOMINAL = ("logit-bias", "logit-bias-prior")
 
 TREES = {
     "classification": HistGradientBoostingClassifier(max_iter=15, min_samples_leaf=3),

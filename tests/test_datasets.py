@@ -1,4 +1,4 @@
-"""The embedded data set: balance, pairing, the exported files."""
+"""The embedded data sets: balance, pairing, the exported files, and what their sources say."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import csv
 import wave
 
 import numpy as np
+import pandas as pd
 import pytest
 from data import data_folder
 from PIL import Image
 
-from mmfuse.datasets import export_av_digits, load_av_digits
+from mmfuse.datasets import export_av_digits, load_av_digits, load_photoz
 from mmfuse.datasets.av_digits import _FILE
 from mmfuse.presence import Presence
 
@@ -113,3 +114,48 @@ def test_licences_lie_beside_the_data():
     assert "CC BY-SA 3.0" in texts["LICENSE-MNIST.txt"]
     assert "CC BY-SA 4.0" in texts["LICENSE-FSDD.txt"]
     assert _FILE.stat().st_size < 8_000_000
+    assert texts["LICENSE-PHOTOZ.txt"].count("MIT License") == 1
+    assert (_FILE.parent / "photoz.npz").stat().st_size < 150_000
+
+
+def test_photoz_rows_and_columns():
+    galaxies = load_photoz()
+    assert galaxies.X.modalities == ("blue", "red")
+    assert galaxies.X["blue"].shape == galaxies.X["red"].shape == (3000, 6)
+    assert galaxies.X["blue"].dtype == np.float32
+    assert galaxies.y.shape == (3000,)
+    assert (round(galaxies.y.min(), 2), round(galaxies.y.max(), 2)) == (0.04, 2.98)
+    for words in ("0.04 to 2.98", "SIMULATED", "MIT", "one row of fourteen"):
+        assert words in galaxies.DESCR
+    gone = np.isnan(galaxies.X["blue"])
+    assert gone.any(axis=0).tolist() == [True, False, False, True, False, False]
+    np.testing.assert_array_equal(gone[:, 0], gone[:, 3])
+    assert round(1 / gone[:, 0].mean()) == 14
+    assert not np.isnan(galaxies.X["red"]).any()
+    first = load_photoz(7)
+    first.y[:] = -1
+    np.testing.assert_array_equal(load_photoz(7).X["red"], galaxies.X["red"][:7])
+    assert load_photoz(7).y.min() > 0
+
+
+@pytest.mark.parametrize("bad", [0, 3001, 1.5, True, "ten"])
+def test_photoz_bad_number_of_rows(bad):
+    with pytest.raises(ValueError, match="load_photoz: n_rows must be an integer from 1 to 3000"):
+        load_photoz(bad)
+
+
+def test_photoz_is_that_of_its_source():
+    folder = data_folder("photoz_dc2")
+    source = pd.read_csv(folder / "photometry.csv.gz").iloc[:3000]
+    galaxies = load_photoz()
+    np.testing.assert_allclose(galaxies.y, source["redshift"], atol=5.1e-5)
+    for group, names in galaxies.feature_names.items():
+        for j, name in enumerate(names):
+            kind, band = name.split("_")
+            expected = source[f"mag_{band}_lsst" if kind == "mag" else f"mag_err_{band}_lsst"]
+            seen = (source[f"mag_{band}_lsst"] < 99).to_numpy()
+            atol = 6e-4 if kind == "mag" else 6e-5
+            np.testing.assert_allclose(
+                galaxies.X[group][seen, j], expected[seen], atol=atol, rtol=1e-6
+            )
+            assert np.isnan(galaxies.X[group][~seen, j]).all()

@@ -14,7 +14,8 @@ from sklearn.svm import LinearSVC
 from mmfuse import FusionClassifier, FusionRegressor
 from mmfuse import heads as heads_package
 from mmfuse.heads import BaseHead, EarlyFusion, LateFusion, LogitBiasFusion
-from mmfuse.heads.pool import GaussianPool, LogPool, PoolData, fit_pool
+from mmfuse.heads.combination import PoolData
+from mmfuse.heads.pool import GaussianPool, LogPool, fit_pool
 from mmfuse.patterns import draw_presence, dropout_masks
 from tests.head_list import heads_for
 from tests.samples import digit_halves, two_views
@@ -183,7 +184,7 @@ def test_chosen_strengths_are_no_worse_than_any_single_one() -> None:
         (EarlyFusion("mlp", batch_size=0), "batch_size must be at least 1"),
         (EarlyFusion(LinearSVC()), "LinearSVC is not a classifier with predict_proba"),
         (EarlyFusion(3), "must be 'linear', 'mlp' or a scikit-learn estimator"),
-        (LateFusion(calibrate="platt"), "calibrate must be 'temperature' or None; got 'platt'"),
+        (LateFusion(calibrate="platt"), "calibrate must be one of 'temperature', .*; got 'platt'"),
         (LateFusion(base=7), "base must be 'linear', 'mlp', a scikit-learn estimator or a head"),
         (LateFusion(LogitBiasFusion("a")), "base LogitBiasFusion reads the logits of a prior"),
         (LateFusion(C=0), "C must be 'cv' or a positive number"),

@@ -194,7 +194,7 @@ def test_mixtures_come_back_from_disk(name: str, kind: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (LateFusion(), "LateFusion .* has no pool for output='mixture'; use EarlyFusion"),
+        (LateFusion(), "LateFusion .* has no rule for output='mixture'; use EarlyFusion"),
         (ContextualFusion(), "ContextualFusion solves convex losses, and output='mixture' is not"),
         (
             EarlyFusion(HistGradientBoostingRegressor()),

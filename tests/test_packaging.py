@@ -73,7 +73,8 @@ def wheel(tmp_path_factory):
 def test_wheel_contents(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {"mmfuse/py.typed", "mmfuse/__main__.py", "mmfuse/datasets/data/av_digits.npz"}
-    expected |= {f"mmfuse/datasets/data/LICENSE-{name}.txt" for name in ("MNIST", "FSDD")}
+    expected |= {"mmfuse/datasets/data/photoz.npz"}
+    expected |= {f"mmfuse/datasets/data/LICENSE-{name}.txt" for name in ("MNIST", "FSDD", "PHOTOZ")}
     for folder in ("encoders", "heads"):
         expected |= {f"mmfuse/{folder}/{path.name}" for path in (ROOT / folder).glob("*.py")}
     expected |= {f"mmfuse/{path.name}" for path in (ROOT / "mmfuse").glob("*.py")}

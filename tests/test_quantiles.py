@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 from scipy.stats import kstest
@@ -33,6 +33,9 @@ from tests.head_list import FAST, FAST_TEXT
 LEVELS = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 HEADS = {
     "late": LateFusion(C=1.0),
+    "late-product": LateFusion(C=1.0, combine="product"),
+    "late-mean": LateFusion(C=1.0, combine="mean"),
+    "late-best": LateFusion(C=1.0, combine="best"),
     "early": EarlyFusion(C=1.0),
     "mlp": EarlyFusion("mlp", **FAST),
     "contextual": ContextualFusion(C=10.0),
@@ -163,10 +166,12 @@ def test_one_level_is_that_quantile() -> None:
 
 
 increasing = st.lists(st.floats(0.01, 0.99), min_size=2, max_size=6, unique=True).map(sorted)
+apart = increasing.filter(lambda levels: min(np.diff(levels)) >= 1e-6)
 
 
 @settings(max_examples=60, deadline=None)
-@given(known=increasing, wanted=increasing, seed=st.integers(0, 99), repeat=st.booleans())
+@example(known=[0.01, 0.010001], wanted=[0.5, 0.75], seed=0, repeat=False)
+@given(known=apart, wanted=increasing, seed=st.integers(0, 99), repeat=st.booleans())
 def test_interpolation_never_crosses(known, wanted, seed: int, repeat: bool) -> None:
     known, wanted = np.array(known), np.array(wanted)
     rng = np.random.default_rng(seed)
@@ -294,7 +299,7 @@ def test_auto_fusion_skips_what_cannot_learn_quantiles_and_blends_the_rest() -> 
         quantile_model(AutoFusion({"trees": EarlyFusion(ExtraTreesRegressor(5))})).fit(X, y)
 
 
-@pytest.mark.parametrize("name", ["late", "early", "mlp", "text-centric", "trees", "auto"])
+@pytest.mark.parametrize("name", HEADS)
 def test_quantiles_come_back_from_disk(name: str, tmp_path: Path) -> None:
     X, y = two_noisy_views(120)
     model = quantile_model(HEADS[name], quantiles=(0.1, 0.5, 0.9)).fit(X, y)
@@ -315,6 +320,7 @@ def test_quantiles_come_back_from_disk(name: str, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"quantiles": (0.5, 0.1)}, r"increasing levels between 0 and 1, .* got \(0.5, 0.1\)"),
+        ({"quantiles": (0.1, 0.1 + 1e-9)}, "a millionth apart, such as"),
         ({"quantiles": (0.0, 0.5)}, "quantiles must be increasing levels"),
         ({"quantiles": ()}, "quantiles must be increasing levels"),
         ({"quantiles": "median"}, "quantiles must be increasing levels"),

@@ -263,6 +263,12 @@ def _open(
     from mmfuse.saving import load
 
     fitted = load(model)
+    names = getattr(fitted, "output_names_", None)
+    if names is not None:
+        raise ValueError(
+            f"{model} holds the outputs {', '.join(map(repr, names))}, and this command takes a "
+            f"model of one; save one of them in Python: model.output({names[0]!r}).save(...)."
+        )
     sources = reading.sources_of(fitted, modality)
     frame = reading.read_manifest(manifest, id=id)
     for encoder in fitted.encoders_.values():

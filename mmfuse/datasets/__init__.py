@@ -1,5 +1,6 @@
-"""Small real data sets that come with mmfuse; nothing is downloaded."""
+"""Small data sets that come with mmfuse; nothing is downloaded."""
 
 from mmfuse.datasets.av_digits import export_av_digits, load_av_digits
+from mmfuse.datasets.photoz import load_photoz
 
-__all__ = ["export_av_digits", "load_av_digits"]
+__all__ = ["export_av_digits", "load_av_digits", "load_photoz"]

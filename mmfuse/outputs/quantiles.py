@@ -14,6 +14,7 @@ from mmfuse.outputs.base import Output, Train, fill_with_prior
 
 __all__ = ["QuantileOutput", "at_levels", "cdf_of_quantiles"]
 
+_APART = 1e-6  # least distance of two levels: the normal scores of closer ones may be equal
 _MIN_ROWS = 20  # held-out rows from which the levels are recalibrated
 _TIE = 1e-9  # of the target's spread: two quantiles so close are a step of the distribution
 
@@ -29,11 +30,11 @@ class QuantileOutput(Output):
             grid = np.asarray(levels, dtype=np.float64)
         except (TypeError, ValueError):
             grid = np.empty(0)
-        fine = grid.ndim == 1 and len(grid) > 0 and bool((np.diff(grid) > 0).all())
+        fine = grid.ndim == 1 and len(grid) > 0 and bool((np.diff(grid) >= _APART).all())
         if not fine or not ((grid > 0) & (grid < 1)).all():
             raise ValueError(
-                "quantiles must be increasing levels between 0 and 1, such as "
-                f"(0.05, 0.5, 0.95); got {levels!r}."
+                "quantiles must be increasing levels between 0 and 1, at least a millionth apart, "
+                f"such as (0.05, 0.5, 0.95); got {levels!r}."
             )
 
     def fit(self, model: Any, y: np.ndarray, weight: np.ndarray, train: Train) -> None:
@@ -119,6 +120,7 @@ def at_levels(quantiles: np.ndarray, known: np.ndarray, wanted: np.ndarray) -> n
     quantiles : ndarray of shape (n, L)
         Not decreasing along a row; two levels at least.
     known : ndarray of shape (L,)
+        At least a millionth apart.
     wanted : ndarray of shape (m,)
         Between 0 and 1, not included. Beyond the known levels the outermost lines go on, so the
         tails are those of a normal distribution.

@@ -8,12 +8,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mmfuse.metrics import class_codes
+from mmfuse._metric_checks import class_codes
 from mmfuse.report.subsets import ClassificationTask, RegressionTask, Task
 
-__all__ = ["as_task", "check_groups", "check_rows", "check_weight"]
+__all__ = ["as_task", "check_groups", "check_one_output", "check_rows", "check_weight"]
 
 _SHOWN = 5
+
+
+def check_one_output(model: Any) -> None:
+    """Refuse a classifier of several targets, whose outputs have reports of their own."""
+    names = getattr(model, "output_names_", None)
+    if names is not None:
+        raise ValueError(
+            f"modality_report: the model has the outputs {', '.join(map(repr, names))}, and a "
+            f"report is about one; pass model.output({names[0]!r}) and its column of y."
+        )
 
 
 def check_rows(values: ArrayLike, name: str, n_rows: int) -> np.ndarray:

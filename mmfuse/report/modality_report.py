@@ -21,7 +21,13 @@ from mmfuse.blocks import Blocks
 from mmfuse.exceptions import ModalityNeglectWarning
 from mmfuse.presence import Presence
 from mmfuse.report.bootstrap import percentile_interval
-from mmfuse.report.checks import as_task, check_groups, check_rows, check_weight
+from mmfuse.report.checks import (
+    as_task,
+    check_groups,
+    check_one_output,
+    check_rows,
+    check_weight,
+)
 from mmfuse.report.subsets import ClassificationTask, SubsetScores, Task, score_subsets
 from mmfuse.report.tables import (
     cell_states,
@@ -272,6 +278,7 @@ def modality_report(
     {'face': True, 'hat': False}
     """
     check_is_fitted(model, "modalities_")
+    check_one_output(model)
     names = tuple(model.modalities_)
     _check_options(names, n_bootstrap, confidence, max_modalities)
     blocks = X if isinstance(X, Blocks) else model.encode(X)
