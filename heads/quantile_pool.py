@@ -37,7 +37,7 @@ class QuantileEvidence(_SharesRule):
         self.register_buffer("spread", torch.ones(n_modalities, **options))
 
     def learn(self, objective: Objective) -> None:
-        self.levels.copy_(torch.tensor(objective.levels))
+        self.levels.copy_(torch.tensor(objective.levels, dtype=torch.float64))
 
     def forward(self, expert: Tensor, presence: Tensor) -> Tensor:
         """Quantiles (n, L), not decreasing, from those of every expert (n, M, L)."""
