@@ -170,6 +170,19 @@ def _fit_condition(
     return oof, masked, history
 
 
+def _better(loss: np.ndarray, than: np.ndarray) -> bool:
+    """Whether the losses of the folds (F,) are lower by more than the standard error."""
+    gain = than - loss
+    noise = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else 0.0
+    return bool(gain.mean() > noise)
+
+
+def _strongest_of_the_best(losses: list[np.ndarray]) -> int:
+    """The first of the losses that the lowest one is not better than."""
+    lowest = min(losses, key=np.mean)
+    return next(i for i, loss in enumerate(losses) if not _better(lowest, loss))
+
+
 class _LinearFit:
     """The linear problems of one fit: every fold, and all rows.
 
@@ -200,6 +213,7 @@ class _LinearFit:
         # solutions of the folds and of all rows, where the next ones start
         self._warm: Tensor | None = None if like is None else like._warm
         self.last: Tensor | None = None if like is None else like.last
+        self._lowest = np.inf  # held-out loss of the solutions that are kept
         self.weight = data.weight.double()
         self.fold_weight = torch.zeros(
             len(self.weight), len(data.folds), dtype=torch.float64, device=device
@@ -210,64 +224,68 @@ class _LinearFit:
             self.fold_weight[train_rows, f] = self.weight[train_rows]
             self.held[torch.as_tensor(test, device=device), f] = True
         size = len(self.weight) * self.problems.n_parameters
-        self.tol, self.cv_tol = (1e-12, 1e-3) if size <= _EXACT_UP_TO else (1e-6, 1e-3)
+        self.tol = 1e-12 if size <= _EXACT_UP_TO else 1e-6
+        self.cv_tol = 1e-4  # looser, and what is not solved to the end would look like a penalty
         if self.problems.by_score:
             self.tol, self.cv_tol = 0.02, 0.03
         elif self.problems.dtype == torch.float32:
-            self.tol, self.cv_tol = 1e-4, 2e-3
+            self.tol = 3e-5
 
     def choose(self) -> tuple[Tensor, list]:
-        """Strength per modality with the lowest out-of-fold loss."""
+        """Strength per modality by held-out loss, in favour of strong penalties.
+
+        A difference counts where its mean over the folds is above its standard error: what folds
+        do not agree on will not hold for other rows either.
+        """
         width, n_blocks = sum(self.data.dims.values()), len(self.data.blocks)
         common = torch.tensor(10.0**_DECADES / width)
-        strength, lowest, losses = self._best_of(common[:, None].expand(-1, n_blocks), path=True)
-        tried = list(zip(common.tolist(), losses, strict=False))  # a path may end early
+        losses = self._path(common[:, None].expand(-1, n_blocks))
+        place = _strongest_of_the_best(losses)
+        strength, lowest = common[place].expand(n_blocks), losses[place]
         for m in range(n_blocks if n_blocks > 1 else 0):
             for factors in _FACTORS:  # further up or down only where the first step helped
                 for factor in factors:
                     options = strength.clone()
                     options[m] *= factor
-                    best, loss, _ = self._best_of(options[None], unless_above=lowest)
-                    if loss >= lowest:
+                    loss = self._path(options[None])[0]
+                    if not _better(loss, lowest):
                         break
-                    strength, lowest = best, loss
+                    strength, lowest = options, loss
                 else:
                     continue
-        return strength, tried
+        return strength, [
+            [c, float(x.mean())] for c, x in zip(common.tolist(), losses, strict=False)
+        ]
 
     def choose_around(self, known: list[float]) -> tuple[Tensor, list]:
         """The multiple of known strengths with the lowest out-of-fold loss."""
         around = torch.tensor(known, dtype=torch.float64)
-        options = torch.tensor(_MULTIPLES, dtype=torch.float64)[:, None] * around
-        strength, _, losses = self._best_of(options, path=True)
-        return strength, list(zip(_MULTIPLES, losses, strict=False))
+        losses = self._path(torch.tensor(_MULTIPLES, dtype=torch.float64)[:, None] * around)
+        tried = [[x, float(y.mean())] for x, y in zip(_MULTIPLES, losses, strict=False)]
+        return around * _MULTIPLES[_strongest_of_the_best(losses)], tried
 
-    def _best_of(
-        self, strengths: Tensor, unless_above: float = np.inf, *, path: bool = False
-    ) -> tuple[Tensor, float, list[float]]:
-        """The row of ``strengths`` (S, M) with the lowest held-out loss, and all losses.
+    def _path(self, strengths: Tensor) -> list[np.ndarray]:
+        """Held-out loss of every fold (F,) for each of ``strengths`` (S, M).
 
-        The strengths of a ``path`` go from strong penalties to weak ones. Each starts from the
-        solution before it; that of the best is kept as the next start, if it is below
-        ``unless_above``.
+        Strong penalties come first; each starts from the solution before it, and that of the
+        lowest loss is kept. A path ends early where the loss rises.
         """
         held = self.held * self.weight[:, None]
-        theta, kept = self._warm, self._warm
-        losses: list[float] = []
+        total = held.sum(dim=0).clamp(min=1e-300)
+        theta = self._warm
+        losses: list[np.ndarray] = []
         for options in strengths:
             strength = options.to(self.weight.device).expand(self.fold_weight.shape[1], -1)
-            theta, _, _ = self.problems.solve(
-                self.fold_weight, strength, start=theta, tol=self.cv_tol
-            )
-            loss = float((self.problems.pattern_loss(theta) * held).sum() / held.sum())
-            if loss < min([unless_above, *losses]):
-                kept = theta
+            solved = self.problems.solve(self.fold_weight, strength, start=theta, tol=self.cv_tol)
+            theta = solved[0]
+            loss = ((self.problems.pattern_loss(theta) * held).sum(dim=0) / total).cpu().numpy()
+            means = [x.mean() for x in losses]
+            if loss.mean() < min([self._lowest, *means]):
+                self._warm, self._lowest = theta, loss.mean()
             losses.append(loss)
-            if path and len(losses) > 2 and min(losses[-2:]) > _WORSE * min(losses):
+            if len(means) > 1 and min(means[-1], loss.mean()) > _WORSE * min(means):
                 break
-        self._warm = kept
-        best = int(np.argmin(losses))
-        return strengths[best], losses[best], losses
+        return losses
 
     def cross_fit(self, strength: Tensor) -> tuple[np.ndarray, np.ndarray | None, Tensor]:
         """Out-of-fold scores (n, K) as observed and as masked, and a start for the final fit."""

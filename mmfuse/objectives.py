@@ -72,10 +72,6 @@ class Objective:
         loss, gradient = self.row_gradient(scores.permute(2, 0, 1), target)
         return loss.T, gradient.permute(1, 2, 0)
 
-    def coupling(self, scores: Tensor, weight: Tensor) -> Tensor:
-        """Weighted sum over rows of the curvature in the scores (n, n_outputs), a square matrix."""
-        return torch.diag(weight @ self.bend(scores[:, None])[:, 0])
-
     @property
     def penalty_scale(self) -> float:
         """Factor on an L2 penalty that gives ``C`` the meaning that scikit-learn gives it."""
@@ -135,10 +131,6 @@ class Multinomial(Objective):
     def bend(self, scores: Tensor) -> Tensor:
         p = torch.softmax(scores, dim=-1)
         return p * (1 - p)
-
-    def coupling(self, scores: Tensor, weight: Tensor) -> Tensor:
-        p = torch.softmax(scores, dim=-1)
-        return torch.diag(weight @ p) - (p * weight[:, None]).T @ p
 
 
 class Cumulative(Multinomial):

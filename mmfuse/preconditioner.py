@@ -5,61 +5,59 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["ByScorePreconditioner", "KroneckerPreconditioner"]
+__all__ = ["AxesPreconditioner", "ByScorePreconditioner"]
 
 _DOUBLE_UP_TO = 256  # features; beyond, float32 is close enough to turn by
-_FLAT = 0.05  # directions of the scores with less curvature count as this share of the most
 
 
-class KroneckerPreconditioner:
-    """Invert ``scale_b * (A kron V) + diag(penalty)``, approximately, for B problems.
+class AxesPreconditioner:
+    """Invert the diagonal of the curvature along the axes of a common second moment.
 
-    A is a second moment of the features weighted by the curvature of the rows, V the mean curvature
-    in the scores. In coordinates that make the penalty one, both are turned to their axes once.
+    In coordinates that make the penalty one, the features are turned to the axes of their second
+    moment; there the curvature of every problem and score is nearly diagonal.
 
     Parameters
     ----------
-    rows : Tensor of shape (m, D)
-        Features times the square root of their weight, so that A is ``rows.T @ rows``. With fewer
-        rows than features only the span of the rows has curvature beyond the penalty.
-    curvature : Tensor of shape (K, K)
-        V, with trace one.
-    scale : Tensor of shape (B,)
+    features : Tensor of shape (m, D)
+    spread : Tensor of shape (m,)
+        Weights of the rows in the second moment.
+    bend : Tensor of shape (m, B, K)
+        Weighted curvature of the rows in every score.
     penalty : Tensor of shape (B, D)
         Above zero; where problems differ, their geometric mean is taken.
     """
 
-    def __init__(self, rows: Tensor, curvature: Tensor, scale: Tensor, penalty: Tensor) -> None:
+    def __init__(self, features: Tensor, spread: Tensor, bend: Tensor, penalty: Tensor) -> None:
         self.dtype = penalty.dtype
-        self.root = penalty.log().mean(dim=0).mul(-0.5).exp()[:, None]  # (D, 1)
-        m, width = rows.shape
+        m, width = features.shape
         self.thin = width > m
-        wide = not self.thin and width > _DOUBLE_UP_TO
-        rows = rows.to(torch.float32 if wide else self.dtype) * self.root[:, 0].to(
-            torch.float32 if wide else self.dtype
-        )
-        if self.thin:
-            values, turn = torch.linalg.eigh(rows @ rows.T)
+        double = self.thin or width <= _DOUBLE_UP_TO
+        dtype = torch.float64 if double else torch.float32
+        self.root = penalty.log().mean(dim=0).mul(-0.5).exp().to(dtype)  # (D,)
+        rows = features.to(dtype) * self.root
+        scaled = rows * spread.sqrt()[:, None].to(dtype)
+        if self.thin:  # there is no curvature beyond the span of the rows
+            values, turn = torch.linalg.eigh(scaled @ scaled.T)
             kept = values > values[-1] * 1e-12
-            values, turn = values[kept], turn[:, kept]
-            self.axes = (rows.T @ turn) / values.sqrt()
+            self.axes = (scaled.T @ turn[:, kept]) / values[kept].sqrt()
         else:
-            values, self.axes = torch.linalg.eigh(rows.T @ rows)
-        bend, self.turn = torch.linalg.eigh(curvature.to(self.dtype))
-        bend = bend.clamp(min=float(bend[-1]) * _FLAT)
-        values = values.to(self.dtype).clamp(min=0)
-        self.inverse = 1 / (scale[:, None, None] * values[:, None] * bend + 1)
+            _, self.axes = torch.linalg.eigh(scaled.T @ scaled)
+        squares = (rows @ self.axes).square_()
+        curvature = squares.T @ bend.to(dtype).flatten(1)
+        self.inverse = 1 / (curvature.view(-1, *bend.shape[1:]).permute(1, 2, 0) + 1)  # (B, K, r)
 
     def __call__(self, gradient: Tensor, problems: Tensor) -> Tensor:
         """Apply to gradients (b, D, K) of the problems (b,)."""
-        turned = ((gradient @ self.turn) * self.root).to(self.axes.dtype)
-        inside = self.axes.T @ turned  # (b, r, K)
-        inverse = self.inverse[problems].to(turned.dtype)
-        if self.thin:  # beyond the span of the rows there is the penalty alone
-            out = turned + self.axes @ (inside * (inverse - 1))
+        b, width, k = gradient.shape
+        # one product with long rows: many small ones, a problem each, take several times as long
+        turned = gradient.to(self.axes.dtype).transpose(1, 2).reshape(b * k, width) * self.root
+        inside = turned @ self.axes  # (b K, r)
+        inverse = self.inverse[problems].flatten(0, 1)
+        if self.thin:
+            out = torch.addmm(turned, inside * (inverse - 1), self.axes.T)
         else:
-            out = self.axes @ (inside * inverse)
-        return (out.to(self.dtype) * self.root) @ self.turn.T
+            out = (inside * inverse) @ self.axes.T
+        return (out * self.root).view(b, k, width).transpose(1, 2).to(self.dtype)
 
 
 class ByScorePreconditioner:

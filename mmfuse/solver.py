@@ -30,14 +30,14 @@ from mmfuse.columns import Column
 from mmfuse.lbfgs import minimise
 from mmfuse.objectives import Multinomial, Objective
 from mmfuse.passes import Evaluation, Passes
-from mmfuse.preconditioner import ByScorePreconditioner, KroneckerPreconditioner
+from mmfuse.preconditioner import AxesPreconditioner, ByScorePreconditioner
 
 __all__ = ["LinearProblems", "LinearSolution"]
 
 _SAMPLE = 8192  # rows that give the curvature; some times as many count as many
 _MOST_MOMENTS = 50_000_000  # numbers in the curvatures of all scores
 _FIRST_STEPS = 4  # on some of the rows, from zero
-_LOOK_AGAIN = 25  # steps before the curvature is looked at again; the span doubles
+_LOOK_AGAIN = 20  # steps before the curvature is looked at again; the span doubles
 _FLOOR = 1e-4  # curvature of the intercept that has no penalty, for a sample may miss it
 _NOISE = {torch.float64: 1e-12, torch.float32: 3e-7}
 
@@ -272,7 +272,7 @@ class LinearProblems:
         )
         w = weight[rows] * (len(weight) / len(rows))
         function = part._function(w, strength, kept)
-        apply = part._kronecker(theta, w, strength, kept)
+        apply = part._along_axes(theta, w, strength, kept)
         nothing = torch.zeros(len(strength), dtype=torch.float64, device=weight.device)
         return minimise(function, apply, theta, nothing, max_iter=_FIRST_STEPS, noise=3e-7)[0]
 
@@ -282,7 +282,7 @@ class LinearProblems:
             return (2 * weight.sum(0)).sqrt()
         zero = self._zero(len(strength))
         gradient = self.objective(zero, weight, strength, kept=kept).gradient
-        apply = self._kronecker(zero, weight, strength, kept)
+        apply = self._along_axes(zero, weight, strength, kept)
         everything = torch.arange(len(strength), device=weight.device)
         return (gradient * apply(gradient, everything)).sum(1).clamp(min=0).sqrt()
 
@@ -315,7 +315,7 @@ class LinearProblems:
 
     def _preconditioner(self, theta: Tensor, weight: Tensor, strength: Tensor, kept: Tensor | None):
         if not self.by_score:
-            return self._kronecker(theta, weight, strength, kept)
+            return self._along_axes(theta, weight, strength, kept)
         if self._moments is None:
             self._moments = self._score_moments(theta)
         share = weight.mean(dim=0)
@@ -331,19 +331,16 @@ class LinearProblems:
 
         return apply
 
-    def _kronecker(self, theta: Tensor, weight: Tensor, strength: Tensor, kept: Tensor | None):
+    def _along_axes(self, theta: Tensor, weight: Tensor, strength: Tensor, kept: Tensor | None):
         rows = self._sample_rows(_SAMPLE)
         features = self._features(rows, self._drawn_masks(rows))
-        scores = (features @ self._shaped(theta).mean(dim=0).to(self.dtype)).double()
-        strong = self.loss.bend(scores[:, None])[:, 0].sum(dim=1)  # (m,)
+        coef = self._shaped(theta).to(self.dtype)
+        scores = torch.einsum("md,bdk->mbk", features, coef)
         w = weight[rows] * (len(weight) / len(rows))
-        mean_weight = w.mean(dim=1)
-        total = (mean_weight * strong).sum().clamp(min=1e-300)
-        coupling = self.loss.coupling(scores, mean_weight) / total
-        share = (w * strong[:, None]).sum(0) / total
-        penalty = self._penalty(strength, _FLOOR * total * share)
-        scaled = features * (mean_weight * strong).sqrt()[:, None].to(self.dtype)
-        inverse = KroneckerPreconditioner(scaled, coupling, share, penalty)
+        bend = self.loss.bend(scores).double() * w[..., None]
+        total = bend.sum(dim=(0, 2)).clamp(min=1e-300)
+        penalty = self._penalty(strength, _FLOOR * total)
+        inverse = AxesPreconditioner(features, bend.mean(dim=(1, 2)), bend, penalty)
         return self._applied(inverse, None if kept is None else self._free(kept))
 
     def _score_moments(self, theta: Tensor) -> Tensor:
