@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mmfuse._version import __version__
 
 if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an error
+    from mmfuse.ablation import Ablation, ablate
     from mmfuse.blocks import Blocks
     from mmfuse.compose import ModalityEncoder
     from mmfuse.density import Density
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
     from mmfuse.table import ModalityTable
 
 _HOME = {
+    "Ablation": "mmfuse.ablation",
     "Blocks": "mmfuse.blocks",
     "Density": "mmfuse.density",
     "FusionClassifier": "mmfuse.estimators",
@@ -29,12 +31,14 @@ _HOME = {
     "ModalityReport": "mmfuse.report",
     "ModalityTable": "mmfuse.table",
     "Presence": "mmfuse.presence",
+    "ablate": "mmfuse.ablation",
     "load": "mmfuse.saving",
     "modality_report": "mmfuse.report",
 }
 _SUBMODULES = ("datasets", "encoders", "heads", "metrics", "plotting")
 
 __all__ = [
+    "Ablation",
     "Blocks",
     "Density",
     "FusionClassifier",
@@ -44,6 +48,7 @@ __all__ = [
     "ModalityTable",
     "Presence",
     "__version__",
+    "ablate",
     "load",
     "modality_report",
 ]
