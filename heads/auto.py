@@ -19,10 +19,11 @@ from sklearn.ensemble import (
 from torch import Tensor, nn
 
 from mmfuse.calibration import TemperatureScaling
+from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.heads.early import EarlyFusion
 from mmfuse.heads.late import LateFusion
-from mmfuse.objectives import Objective
+from mmfuse.objectives import Objective, of_classes
 from mmfuse.patterns import draw_presence
 
 __all__ = ["AutoFusion"]
@@ -40,7 +41,10 @@ class AutoFusion(BaseHead):
     a modality missing. Where the training table is complete, absence is simulated in held-out rows.
     For each of the two conditions a greedy blend starts from the best candidate and takes in
     another only while that lowers the loss; candidates that neither blend uses are dropped. The
-    estimator's ``head_report_`` shows every candidate's losses and weights.
+    estimator's ``head_report_`` shows every candidate's losses and weights. Candidates that cannot
+    learn what is asked for, such as trees without quantiles, are skipped, and
+    ``history_["skipped"]`` says why. Parameters of mixtures are not averaged: one candidate is kept
+    for each condition.
 
     Parameters
     ----------
@@ -79,12 +83,9 @@ class AutoFusion(BaseHead):
     def _candidates(self, block_dims: dict[str, int], task: str) -> dict[str, BaseHead]:
         if self.candidates is not None:
             return dict(self.candidates)
-        trees: Any = ExtraTreesRegressor if task == "regression" else ExtraTreesClassifier
-        boosting: Any = (
-            HistGradientBoostingRegressor
-            if task == "regression"
-            else HistGradientBoostingClassifier
-        )
+        classes = of_classes(task)
+        trees: Any = ExtraTreesClassifier if classes else ExtraTreesRegressor
+        boosting: Any = HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor
         forest = trees(300, min_samples_leaf=2)
         found: dict[str, BaseHead] = {
             "early-linear": EarlyFusion(),
@@ -104,18 +105,37 @@ class AutoFusion(BaseHead):
         candidates = self._candidates(block_dims, objective.task)
         if not candidates:
             raise ValueError("AutoFusion: candidates must hold at least one head.")
-        for name, head in candidates.items():
-            if not isinstance(head, BaseHead):
-                raise ValueError(
-                    f"AutoFusion: candidate {name!r} must be a head from mmfuse.heads; "
-                    f"got {head!r}."
-                )
-            head.check_parameters(block_dims, objective)
+        able, refused = self._able(block_dims, objective)
+        if not able:
+            raise UnsupportedObjectiveError(
+                f"AutoFusion: no candidate can learn {objective.name}. "
+                + " ".join(f"{name}: {reason}" for name, reason in refused.items())
+            )
+        for name, head in able.items():
             if head.raw_blocks(block_dims):
                 raise ValueError(
                     f"AutoFusion: candidate {name!r} reads the logits of a prior block, and all "
                     "candidates share standardised blocks; use that head by itself."
                 )
+
+    def _able(
+        self, block_dims: dict[str, int], objective: Objective
+    ) -> tuple[dict[str, BaseHead], dict[str, str]]:
+        """Candidates that can learn the objective, and why the others cannot."""
+        able, refused = {}, {}
+        for name, head in self._candidates(block_dims, objective.task).items():
+            if not isinstance(head, BaseHead):
+                raise ValueError(
+                    f"AutoFusion: candidate {name!r} must be a head from mmfuse.heads; "
+                    f"got {head!r}."
+                )
+            try:
+                head.check_parameters(block_dims, objective)
+            except UnsupportedObjectiveError as reason:
+                refused[name] = str(reason)
+            else:
+                able[name] = head
+        return able, refused
 
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> BlendModule:
         members = {
@@ -130,7 +150,7 @@ class AutoFusion(BaseHead):
 
     def fit_module(self, data: FitData) -> FitResult:
         """Fit every candidate, choose on out-of-fold scores, keep what is used."""
-        candidates = self._candidates(data.dims, data.task)
+        candidates, refused = self._able(data.dims, data.objective)
         if not data.folds:  # nothing to choose by
             name = "late-linear" if "late-linear" in candidates else next(iter(candidates))
             candidates = {name: candidates[name]}
@@ -149,7 +169,11 @@ class AutoFusion(BaseHead):
         module.to(data.presence.device)
         choice.fill(module, kept)
         chosen = AutoFusion({name: candidates[name] for name in kept}, absence=self.absence)
-        history = {"candidates": report, **{name: results[name].history for name in kept}}
+        history = {
+            "candidates": report,
+            "skipped": refused,
+            **{name: results[name].history for name in kept},
+        }
         oof = choice.blended() if data.need_oof else None
         return FitResult(module.eval(), oof, history, head=chosen)
 
@@ -181,7 +205,7 @@ class BlendModule(FusionModule):
         parts = torch.stack([m(blocks, presence).scores.double() for m in self.members], dim=1)
         complete = presence.all(dim=1)
         weights = torch.where(complete[:, None], self.weights[0], self.weights[1])  # (n, members)
-        if self.task == "regression":
+        if not of_classes(self.task):
             return HeadOutput((weights[..., None] * parts).sum(dim=1))
         log_p = torch.log_softmax(parts * (-self.log_temperature).exp()[None, :, None], dim=-1)
         scores = torch.logsumexp(log_p + weights.clamp(min=1e-300).log()[..., None], dim=1)
@@ -193,7 +217,8 @@ class _Choice:
 
     def __init__(self, data: FitData, results: dict[str, FitResult]) -> None:
         self.names = list(results)
-        self.classification = data.task != "regression"
+        self.objective = data.objective
+        self.classification = of_classes(data.task)
         self.target = data.target.cpu().numpy()
         self.weight = data.weight.cpu().numpy()
         self.complete = data.presence.all(dim=1).cpu().numpy()
@@ -242,8 +267,9 @@ class _Choice:
         """Weighted mean loss of the blend ``mix`` (members,)."""
         predictions, target, weight = rows
         if not self.classification:
-            error = np.tensordot(mix, predictions, axes=1) - target
-            return float(weight @ (0.5 * (error**2).sum(axis=1)) / weight.sum())
+            mixed = torch.as_tensor(np.tensordot(mix, predictions, axes=1))
+            loss = self.objective.row_loss(mixed, torch.as_tensor(target)).numpy()
+            return float(weight @ loss / weight.sum())
         true = predictions[:, np.arange(len(target)), target]
         used = mix > 0
         log_p = logsumexp(true[used] + np.log(mix[used])[:, None], axis=0)
@@ -256,7 +282,7 @@ class _Choice:
             return np.eye(count)[0]
         drawn = np.zeros(count)
         best = np.inf
-        for _ in range(_STEPS):
+        for _ in range(_STEPS if self.objective.blends else 1):
             options = [
                 self._loss((drawn + unit) / (drawn.sum() + 1), rows) for unit in np.eye(count)
             ]

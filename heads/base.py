@@ -25,7 +25,8 @@ class HeadOutput:
     Attributes
     ----------
     scores : Tensor of shape (n, n_outputs)
-        Logits for classification, standardised values for regression.
+        Logits for classification, standardised values or quantiles for regression, parameters for
+        mixtures.
     extras : dict
         Whatever a head wants to show, such as the evidence of every modality.
     """
@@ -203,7 +204,7 @@ class BaseHead(BaseEstimator):
             Width of every block.
         n_outputs : int
             Classes, or values per row.
-        task : {"classification", "regression"}
+        task : {"classification", "regression", "quantiles", "mixture"}
             Ordered classes come as regression with one value, unless the head overrides
             `make_module`.
         """

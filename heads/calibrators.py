@@ -69,7 +69,7 @@ class ModalityCalibrator(nn.Module):
 
 
 class Values(ModalityCalibrator):
-    """For regression: predictions stay as they are."""
+    """For regression: predictions and quantiles stay as they are."""
 
     def forward(self, scores: Tensor) -> Tensor:
         return scores.double()
@@ -277,5 +277,6 @@ CALIBRATORS: dict[str, dict[str | None, type[ModalityCalibrator]]] = {
     },
 }
 CALIBRATORS["ordinal"] = CALIBRATORS["classification"]  # of log probabilities, either way
-CALIBRATORS["regression"] = dict.fromkeys(CALIBRATORS["classification"], Values)
+for _task in ("regression", "quantiles"):
+    CALIBRATORS[_task] = dict.fromkeys(CALIBRATORS["classification"], Values)
 """The calibrator that a task and the argument ``calibrate`` name."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfuse.heads.base import HeadOutput
+from mmfuse.objectives import Objective
 from mmfuse.splits import folds_within
 
 __all__ = ["Combination", "GaussianEvidence", "LogEvidence", "PoolData", "class_prior"]
@@ -22,7 +23,8 @@ class PoolData:
     Attributes
     ----------
     expert : Tensor of shape (n, M, K)
-        Out-of-fold log probabilities, or standardised predictions; any value where absent.
+        Out-of-fold log probabilities, standardised predictions, or quantiles; any value where
+        absent.
     presence : Tensor of shape (n, M), bool
     target : Tensor of shape (n,) or (n, K)
     weight : Tensor of shape (n,)
@@ -61,13 +63,16 @@ class Combination(nn.Module):
     ----------
     n_modalities : int
     n_outputs : int
-        Classes, or values of a row.
+        Classes, values or quantiles of a row.
     """
 
     def __init__(self, n_modalities: int, n_outputs: int) -> None:
         super().__init__()
         self.n_modalities = n_modalities
         self.n_outputs = n_outputs
+
+    def learn(self, objective: Objective) -> None:
+        """Take from the objective what the rule must know, before ``fit``; most need nothing."""
 
     def fit(self, data: PoolData, modality_dropout: float) -> None:
         """Learn from out-of-fold answers; with no row at all the rule stays as it was made."""

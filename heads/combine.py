@@ -16,6 +16,7 @@ from mmfuse.heads.combination import (
     class_prior,
 )
 from mmfuse.heads.pool import GaussianPool, LogPool
+from mmfuse.heads.quantile_pool import QuantileEvidence, QuantilePool
 from mmfuse.heads.stack import Stack, ValueStack
 
 __all__ = [
@@ -25,6 +26,9 @@ __all__ = [
     "LogBest",
     "LogProduct",
     "Mean",
+    "QuantileBest",
+    "QuantileMean",
+    "QuantileProduct",
     "ValueMean",
     "Vote",
 ]
@@ -50,6 +54,10 @@ class LogProduct(_Product, LogEvidence):
 
 class GaussianProduct(_Product, GaussianEvidence):
     """Product of the Gaussians with the prior counted once: a mean weighted by precision."""
+
+
+class QuantileProduct(_Product, QuantileEvidence):
+    """Precisions and medians as in `GaussianProduct`, for each row by its own spreads."""
 
 
 class _Best(Combination):
@@ -90,6 +98,10 @@ class GaussianBest(_Best, GaussianEvidence):
     """The one modality with the lowest out-of-fold squared error among those present."""
 
 
+class QuantileBest(_Best, QuantileEvidence):
+    """The one modality with the lowest out-of-fold pinball loss among those present."""
+
+
 class _ClassRule(Combination):
     """Rules on probabilities; a row with nothing present gets the prior."""
 
@@ -125,6 +137,15 @@ class ValueMean(Combination):
     def forward(self, expert: Tensor, presence: Tensor) -> Tensor:
         total = torch.where(presence[..., None], expert, 0.0).sum(dim=1)
         return total / presence.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+class QuantileMean(QuantileEvidence):
+    """Mean of the quantiles of each level (Vincent's average); the prior's where nothing is."""
+
+    def forward(self, expert: Tensor, presence: Tensor) -> Tensor:
+        heard = torch.where(presence[..., None], expert.sort(dim=-1).values, 0.0)
+        mean = heard.sum(dim=1) / presence.sum(dim=1, keepdim=True).clamp(min=1)
+        return torch.where(presence.any(dim=1, keepdim=True), mean, self.prior)
 
 
 class Vote(_ClassRule):
@@ -190,6 +211,12 @@ COMBINATIONS: dict[str, dict[str, type[Combination]]] = {
         "product": GaussianProduct,
         "mean": ValueMean,
         "best": GaussianBest,
+    },
+    "quantiles": {
+        "log-pool": QuantilePool,
+        "product": QuantileProduct,
+        "mean": QuantileMean,
+        "best": QuantileBest,
     },
 }
 COMBINATIONS["ordinal"] = COMBINATIONS["classification"]

@@ -11,6 +11,7 @@ import torch
 from sklearn.base import clone, is_classifier
 from torch import Tensor
 
+from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule
 from mmfuse.heads.cumulative import module_for
 from mmfuse.heads.linear import LinearModule, _LinearFit, check_strength
@@ -115,6 +116,11 @@ class ContextualFusion(BaseHead):
             raise ValueError(
                 f"{owner}: suspect must be 'foreground', 'background' or one of the modalities "
                 f"{', '.join(block_dims)}; got {self.suspect!r}."
+            )
+        if not objective.convex:
+            raise UnsupportedObjectiveError(
+                f"{owner} solves convex losses, and {objective.name} is not one; use EarlyFusion, "
+                "or output='quantiles' or 'binned'."
             )
         check_strength(owner, self.C)
         _check_alpha(owner, self.alpha)

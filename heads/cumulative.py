@@ -25,10 +25,10 @@ def module_for(make: Make, block_dims: dict[str, int], n_outputs: int, task: str
     Parameters
     ----------
     make : callable (block_dims, n_outputs, task) -> FusionModule
-        Knows ``"classification"`` and ``"regression"``.
+        Knows every task but ``"ordinal"``.
     block_dims : dict of str to int
     n_outputs : int
-    task : {"classification", "ordinal", "regression"}
+    task : {"classification", "ordinal", "regression", "quantiles", "mixture"}
     """
     if task != "ordinal":
         return make(block_dims, n_outputs, task)

@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule
+from mmfuse.heads.descent import fit_linear_descent
 from mmfuse.heads.frank_hall import FrankHallModule
 from mmfuse.heads.linear import LinearModule, check_strength, fit_linear
 from mmfuse.heads.mlp import MLPModule
-from mmfuse.heads.wrapped import WrappedModule, check_estimator_kind, fit_wrapped
+from mmfuse.heads.wrapped import (
+    WrappedModule,
+    check_estimator_kind,
+    check_estimator_learns,
+    fit_wrapped,
+)
 from mmfuse.objectives import Objective
 
 __all__ = ["EarlyFusion"]
@@ -26,7 +32,9 @@ class EarlyFusion(BaseHead):
     Parameters
     ----------
     model : {"linear", "mlp"} or scikit-learn estimator, default="linear"
-        ``"linear"``: multinomial logistic regression or ridge, fitted by a convex solver.
+        ``"linear"``: multinomial logistic regression, ridge or another convex loss, fitted by a
+        convex solver; a mixture, which is not convex, by quasi-Newton steps over all rows, as many
+        as are best out of fold.
         ``"mlp"``: a multilayer perceptron trained by gradient descent.
     C : float or "cv", default="cv"
         For ``"linear"``: inverse regularisation strength, as in scikit-learn's
@@ -104,6 +112,7 @@ class EarlyFusion(BaseHead):
                 )
         else:
             check_estimator_kind(owner, self.model, objective.task)
+            check_estimator_learns(owner, self.model, objective)
 
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> FusionModule:
         if isinstance(self.model, str) and self.model == "linear":
@@ -122,7 +131,8 @@ class EarlyFusion(BaseHead):
     def fit_module(self, data: FitData) -> FitResult:
         """Solve the linear model, train the network, or fit the estimator on every fold."""
         if isinstance(self.model, str) and self.model == "linear":
-            return fit_linear(data, C=self.C, modality_dropout=self.modality_dropout)
+            fit = fit_linear if data.objective.convex else fit_linear_descent
+            return fit(data, C=self.C, modality_dropout=self.modality_dropout)
         if isinstance(self.model, str):
             return super().fit_module(data)
         module = self.make_module(data.dims, data.n_outputs, data.task)

@@ -35,25 +35,28 @@ class FrankHallModule(WrappedModule):
         unset = torch.full((n_outputs - 1,), torch.nan, dtype=torch.float64)
         self.register_buffer("constant", unset)
 
-    def learn(self, model: BaseEstimator, X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> None:
-        """Fit a clone for every threshold that has rows on both sides."""
-        self.estimators = {}
-        for k in range(self.n_outputs - 1):
-            above = (y > k).astype(np.int64)
-            seen = above[weight > 0]
-            self.constant[k] = torch.nan
-            if seen.min() == seen.max():
-                self.constant[k] = float(seen[0])
-            else:
-                self.estimators[f"above_{k}"] = fit_estimator(model, X, above, weight)
-        if not self.estimators:  # one class only: the model says whether it allows NaN, no more
-            self.estimators["unused"] = model
+    @property
+    def keys(self) -> list[str]:
+        """Names of the clones, in the order of the thresholds."""
+        return [f"above_{k}" for k in range(self.n_outputs - 1)]
+
+    def learn_part(
+        self, part: int, model: BaseEstimator, X: np.ndarray, y: np.ndarray, weight: np.ndarray
+    ) -> BaseEstimator | None:
+        """The clone of a threshold, if that has rows on both sides."""
+        above = (y > part).astype(np.int64)
+        seen = above[weight > 0]
+        self.constant[part] = torch.nan
+        if seen.min() == seen.max():
+            self.constant[part] = float(seen[0])
+            return None
+        return fit_estimator(model, X, above, weight)
 
     def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
         X = self.features(blocks, presence)
         above = np.empty((len(X), self.n_outputs - 1))
-        for k, constant in enumerate(self.constant.tolist()):
-            model = self.estimators.get(f"above_{k}")
+        for k, (key, constant) in enumerate(zip(self.keys, self.constant.tolist(), strict=True)):
+            model = self.estimators.get(key)
             above[:, k] = constant if model is None else model.predict_proba(X)[:, 1]
         below = np.sort(1 - above, axis=1)
         proba = np.diff(below, axis=1, prepend=0.0, append=1.0)

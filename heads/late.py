@@ -10,6 +10,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
+from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.heads.calibrators import CALIBRATORS, ModalityCalibrator
 from mmfuse.heads.combination import Combination, PoolData
@@ -39,8 +40,8 @@ class LateFusion(BaseHead):
         Calibration of each modality before fusion, for classification: one temperature; a scale
         and a bias for every class, kept near one temperature where rows are few; a logistic or a
         monotone curve of every class against the rest, normalised. ``"isotonic"`` needs the most
-        rows. See `mmfuse.heads.calibrators`. For regression each modality's error variance is
-        measured out of fold instead.
+        rows. See `mmfuse.heads.calibrators`. Values and quantiles stay as they are; how large each
+        modality's errors are is measured out of fold instead.
     combine : str, default="log-pool"
         How the modalities that are present in a row become one answer.
 
@@ -48,14 +49,14 @@ class LateFusion(BaseHead):
           learned exponent for redundancy (see `mmfuse.heads.pool`).
         - ``"product"``: sum of ``log p_m - log prior``, plus the log prior: naive Bayes, as if the
           modalities were independent. For regression the product of the Gaussians.
-        - ``"mean"``: mean of the probabilities, or of the predictions.
+        - ``"mean"``: mean of the probabilities, of the predictions, or of the quantiles of a level.
         - ``"best"``: the one modality with the lowest out-of-fold loss; in a row that lacks it the
           next best.
         - ``"vote"``: each modality votes for its most probable class, with a weight from its
           out-of-fold accuracy; ties go to the class that is more probable on average (see
           `mmfuse.heads.combine.Vote`). For classification only.
         - ``"stack"``: multinomial logistic regression on the log probabilities, or ridge on the
-          predictions, with a learned token for an absent modality.
+          predictions, with a learned token for an absent modality. Not for quantiles.
 
         ``"product"``, ``"mean"`` and ``"best"`` learn next to nothing: they are the references that
         a learned rule is to be compared with. With these and ``"log-pool"`` a row with one modality
@@ -107,12 +108,7 @@ class LateFusion(BaseHead):
     def check_parameters(self, block_dims: dict[str, int], objective: Objective) -> None:
         self._check_choice("calibrate", list(CALIBRATORS["classification"]))
         self._check_choice("combine", list(COMBINATIONS["classification"]))
-        if self.combine not in COMBINATIONS[objective.task]:
-            raise ValueError(
-                f"LateFusion: combine={self.combine!r} needs classes and this is "
-                f"{objective.task}; use one of "
-                f"{', '.join(map(repr, COMBINATIONS[objective.task]))}."
-            )
+        self._check_rule(objective)
         if not 0 <= self.modality_dropout < 1:
             raise ValueError(
                 f"LateFusion: modality_dropout must be in [0, 1); got {self.modality_dropout!r}."
@@ -136,6 +132,20 @@ class LateFusion(BaseHead):
             raise ValueError(
                 f"LateFusion: {argument} must be one of {', '.join(map(repr, allowed))}; "
                 f"got {value!r}."
+            )
+
+    def _check_rule(self, objective: Objective) -> None:
+        """Raise where what the objective asks for cannot be combined, or not by this rule."""
+        if objective.task not in COMBINATIONS:
+            raise UnsupportedObjectiveError(
+                "LateFusion combines probabilities, values and quantiles, and has no rule for "
+                f"{objective.name}; use EarlyFusion, or output='quantiles' or 'binned'."
+            )
+        rules = COMBINATIONS[objective.task]
+        if self.combine not in rules:
+            raise UnsupportedObjectiveError(
+                f"LateFusion: combine={self.combine!r} has no form for {objective.task}; "
+                f"use one of {', '.join(map(repr, rules))}."
             )
 
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> LateModule:
@@ -261,6 +271,7 @@ def _fit_fusion(
     expert = module.calibrated(torch.where(seen[..., None], raw, 0.0))
     target = data.objective.target(data.target)
     pool_data = PoolData(expert, seen, target, weight, data.folds).take(rows)
+    module.rule.learn(data.objective)
     module.rule.fit(pool_data, modality_dropout)
 
 

@@ -15,7 +15,7 @@ from mmfuse.ordinal_solver import OrdinalProblems
 from mmfuse.patterns import dropout_masks
 from mmfuse.solver import LinearProblems, LinearSolution
 
-__all__ = ["LinearModule", "check_strength", "fit_linear"]
+__all__ = ["LinearModule", "check_strength", "fit_linear", "where_complete"]
 
 _DECADES = np.arange(-3.0, 5.0)  # strengths tried, in powers of ten over the total width
 _FACTORS = ((5.0, 6.0), (0.2, 1 / 6))  # steps then tried per modality, up and down
@@ -124,12 +124,12 @@ def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> Fit
     fit = _LinearFit(data, modality_dropout, plain)
     oof, masked, history = _fit_condition(fit, C, [module], around=own["C"])
     history["complete"] = own
-    oof = _where(data.presence, whole, oof)
-    masked = None if data.masked is None else _where(data.masked, whole_masked, masked)
+    oof = where_complete(data.presence, whole, oof)
+    masked = None if data.masked is None else where_complete(data.masked, whole_masked, masked)
     return FitResult(module.eval(), oof, history, masked)
 
 
-def _where(presence: Tensor, whole: Any, other: Any) -> Any:
+def where_complete(presence: Tensor, whole: Any, other: Any) -> Any:
     """Out-of-fold scores: ``whole`` in rows where nothing is missing."""
     if whole is None or other is None:
         return None

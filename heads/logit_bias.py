@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.objectives import Objective
 
@@ -127,7 +128,9 @@ class LogitBiasFusion(BaseHead):
         owner = type(self).__name__
         if objective.task != "classification":
             kind = "ordered classes" if objective.task == "ordinal" else objective.task
-            raise ValueError(f"{owner} biases logits of classes; it has no form for {kind}.")
+            raise UnsupportedObjectiveError(
+                f"{owner} biases logits of classes; it has no form for {kind}."
+            )
         if self.prior is not None and self.prior not in block_dims:
             raise ValueError(
                 f"{owner}: prior must be one of the modalities {', '.join(block_dims)}, or None; "

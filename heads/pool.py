@@ -11,6 +11,8 @@ The effective number is the exponential of the entropy of v. With independence 0
 geometric mean (all modalities say the same thing), with independence 1 and equal weights it is
 naive Bayes (each says something new). A row with one modality gets exactly what that modality says.
 
+Quantiles have a pool of their own, in `mmfuse.heads.quantile_pool`.
+
 For regression every modality is a Gaussian around its own prediction, and the same pool of the
 log densities is a mean weighted by precision, the training distribution being the prior.
 """
@@ -76,12 +78,12 @@ class GaussianPool(_Pool, GaussianEvidence):
     """Pool of Gaussian predictions of a standardised target."""
 
 
-def fit_pool(pool: LogPool | GaussianPool, data: PoolData, modality_dropout: float) -> None:
+def fit_pool(pool: _Pool, data: PoolData, modality_dropout: float) -> None:
     """Learn weights and independence by maximum likelihood, with modality dropout.
 
     Parameters
     ----------
-    pool : LogPool or GaussianPool
+    pool : LogPool, GaussianPool or QuantilePool
         Changed in place.
     data : PoolData
         Out-of-fold predictions; rows with nothing present are left out.

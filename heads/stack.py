@@ -82,7 +82,8 @@ class Stack(Combination):
         if data.folds:
             options = torch.tensor(_STRENGTHS, dtype=torch.float64)[:, None]
             options = options.expand(-1, self.n_modalities)
-            self.strength.copy_(fit._best_of(options, path=True)[0][0])
+            losses = [float(loss.mean()) for loss in fit._path(options)]
+            self.strength.copy_(options[losses.index(min(losses)), 0])
         exact = len(data.weight) * fit.problems.n_parameters <= _EXACT_UP_TO
         theta, *found = fit.problems.solve(
             fit.weight[:, None],

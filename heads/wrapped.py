@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.utils import get_tags
+from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import has_fit_parameter
 from torch import Tensor
 
+from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads.base import FitData, FitResult, FusionModule, HeadOutput
+from mmfuse.objectives import Objective, of_classes
 from mmfuse.patterns import draw_presence
 
-__all__ = ["WrappedModule", "check_estimator_kind", "fit_estimator", "fit_wrapped"]
+__all__ = [
+    "WrappedModule",
+    "check_estimator_kind",
+    "check_estimator_learns",
+    "fit_estimator",
+    "fit_wrapped",
+]
 
 _FLOOR = 1e-6  # a forest may give probability zero; its logarithm may not
 
@@ -22,8 +32,16 @@ _FLOOR = 1e-6  # a forest may give probability zero; its logarithm may not
 class WrappedModule(FusionModule):
     """Features of an absent block are NaN where the estimator allows it, else the training mean.
 
-    With more than one modality the presence bits are features too.
+    With more than one modality the presence bits are features too. There is one estimator for each
+    name in ``keys``; the objective's ``estimator_settings`` says how each of them learns.
     """
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the estimators: for quantiles one for each level, in the order of the scores."""
+        if self.task == "quantiles":
+            return [f"model-{i}" for i in range(self.n_outputs)]
+        return ["model"]
 
     def features(self, blocks: dict[str, Tensor], presence: Tensor) -> np.ndarray:
         """Concatenated features: ndarray of shape (n, sum of widths [+ M])."""
@@ -38,19 +56,32 @@ class WrappedModule(FusionModule):
         return torch.cat(parts, dim=1).cpu().numpy()
 
     def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
-        model = self.estimators["model"]
         X = self.features(blocks, presence)
-        if self.task == "regression":
-            values = np.asarray(model.predict(X), dtype=np.float64).reshape(len(X), -1)
-            return HeadOutput(torch.as_tensor(values, device=presence.device))
+        if not of_classes(self.task):
+            values = [self.estimators[key].predict(X).reshape(len(X), -1) for key in self.keys]
+            joined = np.concatenate(values, axis=1).astype(np.float64)
+            return HeadOutput(torch.as_tensor(joined, device=presence.device))
+        model = self.estimators["model"]
         proba = np.full((len(X), self.n_outputs), _FLOOR)
         proba[:, model.classes_] = model.predict_proba(X)
         scores = np.log(np.clip(proba, _FLOOR, 1.0))
         return HeadOutput(torch.as_tensor(scores, device=presence.device))
 
-    def learn(self, model: BaseEstimator, X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> None:
-        """Fit ``model`` on features, targets and row weights."""
-        self.estimators = {"model": fit_estimator(model, X, y, weight)}
+    def learn(
+        self, models: Sequence[BaseEstimator], X: np.ndarray, y: np.ndarray, weight: np.ndarray
+    ) -> None:
+        """Fit a clone of each model, one for every key, on features, targets and row weights."""
+        parts = [self.learn_part(i, model, X, y, weight) for i, model in enumerate(models)]
+        fitted = zip(self.keys, parts, strict=True)
+        self.estimators = {key: part for key, part in fitted if part is not None}
+        if not self.estimators:  # the model says whether it allows NaN, no more
+            self.estimators["unused"] = models[0]
+
+    def learn_part(
+        self, part: int, model: BaseEstimator, X: np.ndarray, y: np.ndarray, weight: np.ndarray
+    ) -> BaseEstimator | None:
+        """The fitted estimator of a key, or None where it has nothing to learn."""
+        return fit_estimator(model, X, y, weight)
 
 
 def check_estimator_kind(owner: str, model: Any, task: str) -> None:
@@ -60,7 +91,7 @@ def check_estimator_kind(owner: str, model: Any, task: str) -> None:
             f"{owner}: the model must be 'linear', 'mlp' or a scikit-learn estimator; "
             f"got {model!r}."
         )
-    if task != "regression":
+    if of_classes(task):
         if not is_classifier(model) or not hasattr(model, "predict_proba"):
             raise ValueError(
                 f"{owner}: {type(model).__name__} is not a classifier with predict_proba; "
@@ -69,6 +100,43 @@ def check_estimator_kind(owner: str, model: Any, task: str) -> None:
             )
     elif not is_regressor(model):
         raise ValueError(f"{owner}: FusionRegressor needs a regressor; got {model!r}.")
+
+
+def check_estimator_learns(owner: str, model: BaseEstimator, objective: Objective) -> None:
+    """Raise unless ``model`` has an option for every part of the objective.
+
+    An estimator without such an option is refused rather than fitted by a loss of its own, so that
+    a loss that was asked for is the loss that was minimised.
+    """
+    name = type(model).__name__
+    if not objective.estimator_settings():
+        raise UnsupportedObjectiveError(
+            f"{owner}: {objective.name} has parameters that scikit-learn estimators do not learn; "
+            f"use 'linear' or 'mlp' in the place of {name}, or output='quantiles' or 'binned'."
+        )
+    for options in objective.estimator_settings():
+        if _adjusted(model, options) is None:
+            raise UnsupportedObjectiveError(
+                f"{owner}: {name} has no option for {objective.name}; a scikit-learn estimator "
+                f"needs one of the settings {', '.join(map(str, options))}. Use one that has it, "
+                "'linear' or 'mlp', or ask for another output or loss."
+            )
+
+
+def _adjusted(model: BaseEstimator, options: tuple[dict, ...]) -> BaseEstimator | None:
+    """A clone with the first of the settings that the estimator accepts."""
+    for setting in options:
+        if not setting:
+            return clone(model)
+        if not set(setting) <= set(model.get_params(deep=False)):
+            continue
+        adjusted = clone(model).set_params(**setting)
+        try:
+            adjusted._validate_params()  # scikit-learn's own list of allowed values
+        except InvalidParameterError:
+            continue
+        return adjusted
+    return None
 
 
 def fit_wrapped(
@@ -94,10 +162,12 @@ def fit_wrapped(
 
 
 def _fit(module: WrappedModule, model: BaseEstimator, data: FitData, rate: float) -> None:
-    model = clone(model)
-    if model.get_params().get("random_state", 0) is None:
-        model.set_params(random_state=data.seed)
-    module.estimators = {"model": model}  # whether it allows NaN decides what the features are
+    models = [_adjusted(model, options) for options in data.objective.estimator_settings()]
+    for part in models:
+        if part.get_params().get("random_state", 0) is None:
+            part.set_params(random_state=data.seed)
+    # whether they allow NaN decides what the features are
+    module.estimators = dict(zip(module.keys, models, strict=True))
     X = module.features(data.blocks, data.presence)
     y, weight = data.target.cpu().numpy(), data.weight.cpu().numpy()
     hidden = _hidden_copy(data, rate)
@@ -115,7 +185,7 @@ def _fit(module: WrappedModule, model: BaseEstimator, data: FitData, rate: float
             f"{type(model).__name__} takes no sample_weight in fit; leave sample_weight and "
             "class_weight out or choose another estimator."
         )
-    module.learn(model, X, y, weight)
+    module.learn(models, X, y, weight)
 
 
 def fit_estimator(

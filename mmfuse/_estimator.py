@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,22 +97,24 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         objective: Any,
         *,
         stratify: bool = True,
+        refine: Any = None,
     ) -> np.ndarray | None:
         """Encode, standardise and train; returns out-of-fold scores.
 
         Folds are stratified by class, where the task has classes, unless ``stratify`` is False.
+        ``refine(head, data)`` may give another objective once the data are encoded.
         """
         import torch
 
         from mmfuse._device import resolve_device
-        from mmfuse.heads import BaseHead, FitData, LateFusion
+        from mmfuse.heads import BaseHead, FitData
         from mmfuse.standardize import StandardisedBlocks, Standardizer
 
         seed = spawn_seed(self.random_state)
         by_class = stratify and self._task == "classification"
         folds = make_folds(self.cv, target, groups, classification=by_class, seed=seed)
         blocks = self._encode_training(table)
-        head = LateFusion() if self.head is None else self.head
+        head = self._default_head() if self.head is None else self.head
         if not isinstance(head, BaseHead):
             raise ValueError(
                 f"{type(self).__name__}: head must be a head from mmfuse.heads; got {head!r}."
@@ -125,24 +128,31 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         self.scaler_ = Standardizer(blocks.dims).to(self.device_).fit(tensors, weights, raw)
         small = len(blocks) * sum(blocks.dims.values()) <= _DOUBLE_UP_TO
         dtype = torch.float64 if small else torch.float32
-        result = head.fit_module(
-            FitData(
-                StandardisedBlocks(tensors, self.scaler_, dtype),
-                torch.as_tensor(blocks.present, device=self.device_),
-                torch.as_tensor(target, device=self.device_),
-                weights,
-                folds,
-                objective,
-                seed,
-                self.verbose,
-                need_oof=self.calibration is not None,
-            )
+        data = FitData(
+            StandardisedBlocks(tensors, self.scaler_, dtype),
+            torch.as_tensor(blocks.present, device=self.device_),
+            torch.as_tensor(target, device=self.device_),
+            weights,
+            folds,
+            objective,
+            seed,
+            self.verbose,
+            need_oof=self.calibration is not None,
         )
+        if refine is not None:
+            data = replace(data, objective=refine(head, data))
+        result = head.fit_module(data)
         # what was fitted, whatever set_params does later
         self.fusion_head_ = clone(head) if result.head is None else result.head
         self.head_ = result.module
         self.history_ = {"head": type(head).__name__, **result.history}
         return result.oof_scores
+
+    def _default_head(self) -> Any:
+        """The head that ``head=None`` stands for."""
+        from mmfuse.heads import LateFusion
+
+        return LateFusion()
 
     @property
     def head_report_(self) -> Any:

@@ -8,12 +8,21 @@ import numpy as np
 
 from mmfuse.density import check_edges
 
-__all__ = ["bin_index", "default_grid", "make_edges", "quantile_levels", "weighted_quantiles"]
+__all__ = [
+    "bin_index",
+    "centre_and_spread",
+    "default_grid",
+    "make_edges",
+    "quantile_levels",
+    "step_quantile",
+    "weighted_quantiles",
+]
 
 _MARGIN = 0.01  # of the range of the training target, on either side
 _LEVELS = np.linspace(0.0, 1.0, 101)
 _FINE = 5  # cells per standard deviation of the errors
 _MOST = 2000
+_NORMAL_MAD = 1.4826  # standard deviation of a normal over its median absolute deviation
 
 
 def make_edges(bins: Any, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -80,6 +89,45 @@ def weighted_quantiles(y: np.ndarray, weight: np.ndarray) -> np.ndarray:
     quantiles = np.interp(_LEVELS, middle, y)
     quantiles[0], quantiles[-1] = y[0], y[-1]
     return quantiles
+
+
+def step_quantile(values: np.ndarray, weight: np.ndarray, levels: Any) -> np.ndarray:
+    """Quantiles in which a row of weight two is two rows: the minimisers of the pinball loss.
+
+    Parameters
+    ----------
+    values, weight : ndarray of shape (n,)
+        At least one weight above zero.
+    levels : array-like of shape (L,)
+
+    Returns
+    -------
+    ndarray of shape (L,)
+        Between two values that both minimise the loss, their middle.
+    """
+    kept = weight > 0
+    order = np.argsort(values[kept], kind="stable")
+    values, mass = values[kept][order], np.cumsum(weight[kept][order])
+    wanted, last = np.asarray(levels, dtype=np.float64) * mass[-1], len(values) - 1
+    first = np.searchsorted(mass, wanted * (1 - 1e-12), "left")
+    second = np.searchsorted(mass, wanted * (1 + 1e-12), "right")
+    return (values[np.minimum(first, last)] + values[np.minimum(second, last)]) / 2.0
+
+
+def centre_and_spread(y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median, and median absolute deviation times 1.4826, of every column: (T,) each.
+
+    Where more than half of the rows are equal the spread is the standard deviation, and where all
+    are it is 1.
+    """
+    centre, spread = np.empty((2, y.shape[1]))
+    for j, column in enumerate(y.T):
+        centre[j] = step_quantile(column, weight, [0.5])[0]
+        spread[j] = _NORMAL_MAD * step_quantile(np.abs(column - centre[j]), weight, [0.5])[0]
+        if spread[j] <= 1e-12 * max(abs(centre[j]), 1e-300):
+            mean = weight @ column / weight.sum()
+            spread[j] = np.sqrt(weight @ (column - mean) ** 2 / weight.sum()) or 1.0
+    return centre, spread
 
 
 def quantile_levels(quantiles: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ __all__ = [
     "ModalityNeglectWarning",
     "SampleError",
     "SavedModelError",
+    "UnsupportedObjectiveError",
     "WeightsNotFoundError",
 ]
 
@@ -25,6 +26,10 @@ class WeightsNotFoundError(FileNotFoundError):
 
 class SavedModelError(ValueError):
     """A saved model folder is incomplete, altered, or holds something that is not trusted."""
+
+
+class UnsupportedObjectiveError(ValueError):
+    """A head, or an estimator inside it, cannot learn what was asked; says what can."""
 
 
 class ModalityNeglectWarning(UserWarning):

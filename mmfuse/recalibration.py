@@ -15,7 +15,7 @@ from mmfuse.targets import check_weight
 if TYPE_CHECKING:
     from mmfuse.density import Density
 
-__all__ = ["PITRecalibrator"]
+__all__ = ["PITRecalibrator", "apply_map"]
 
 _EDGE = 1e-12  # a transform of exactly 0 or 1 counts as this far inside
 
@@ -138,3 +138,12 @@ class PITRecalibrator(BaseEstimator):
             raise ValueError(f"PITRecalibrator: shrinkage must be above 0; got {self.shrinkage!r}.")
         if not 0 <= self.floor < 1:
             raise ValueError(f"PITRecalibrator: floor must be in [0, 1); got {self.floor!r}.")
+
+
+def apply_map(pit_map: np.ndarray | None, density: Density) -> Density:
+    """Recalibrate by a fitted map: knots and levels, (2, k); None leaves the density as it is."""
+    if pit_map is None:
+        return density
+    recalibrator = PITRecalibrator()
+    recalibrator.pit_, recalibrator.level_ = pit_map
+    return recalibrator.transform(density)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import softmax
 from sklearn.base import RegressorMixin
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from mmfuse._estimator import _PREDICT_ROWS, FusionEstimator
-from mmfuse.binning import (
-    bin_index,
-    default_grid,
-    make_edges,
-    quantile_levels,
-    weighted_quantiles,
-)
-from mmfuse.calibration import make_calibrator
-from mmfuse.density import Density, check_edges
-from mmfuse.recalibration import PITRecalibrator
+from mmfuse._estimator import FusionEstimator
+from mmfuse.density import Density
+from mmfuse.outputs import OUTPUTS, Output
+from mmfuse.outputs.base import FITTED
 from mmfuse.targets import check_groups, check_value_target, check_weight
 
 __all__ = ["FusionRegressor"]
@@ -36,29 +28,46 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
     Parameters
     ----------
     head : head from `mmfuse.heads`, default=None
-        How modalities are fused; None means ``LateFusion()``.
+        How modalities are fused; None means ``LateFusion()``, and ``EarlyFusion()`` for
+        ``output="mixture"``.
     encoders : dict of str to encoder, default=None
         Encoder of each raw modality. A modality without one must be numeric vectors.
     modalities : dict, default=None
         As in `FusionClassifier`.
-    output : {"point", "binned"}, default="point"
-        ``"point"`` learns the value itself, by squared error. ``"binned"`` cuts the range of the
-        target into bins and learns their probabilities by cross-entropy, with the same heads, which
-        gives a density of any shape for each row; it needs a single target. A scikit-learn
-        estimator inside a head must then be a classifier.
+    output : {"point", "binned", "quantiles", "mixture"}, default="point"
+        ``"point"`` learns the value itself, by ``loss``. The others need a single target and give
+        a density for each row. ``"binned"`` cuts the range of the target into bins and learns
+        their probabilities by cross-entropy, with the heads of classification; a scikit-learn
+        estimator inside a head must then be a classifier. ``"quantiles"`` learns the quantiles at
+        given levels. ``"mixture"`` learns the weights, means and widths of normal distributions.
+    loss : {"squared", "absolute", "huber"}, default="squared"
+        For ``"point"``. ``"absolute"`` predicts the median, and a few wild targets do little harm;
+        ``"huber"`` is squared for small errors and absolute for large ones. A scikit-learn
+        estimator inside a head gets its own option of that name, and is refused if it has none.
+    huber_threshold : float, default=1.35
+        Where ``"huber"`` turns from squared to absolute, in units of the spread of the errors:
+        1.4826 times the median absolute deviation of the out-of-fold errors of a first fit by
+        absolute error, so fitting takes twice as long. 1.35 keeps 95 % of the efficiency of the
+        squared error where errors are normal. Estimators have thresholds of their own.
     bins : int or array-like of shape (B + 1,), default=50
         For ``"binned"``: the number of bins of equal width between the lowest and the highest
         training target, with 1 % of that range added on either side; or the edges of the bins, in
         the unit of y. Bins without a training row are allowed.
+    quantiles : sequence of float, default=(0.05, 0.25, 0.5, 0.75, 0.95)
+        For ``"quantiles"``: increasing levels between 0 and 1, at least a millionth apart.
+    n_components : int, default=5
+        For ``"mixture"``: normal distributions in a row's density.
     point : {"mean", "median", "mode"}, default="mean"
-        For ``"binned"``: which summary of the density ``predict`` gives.
+        For ``"binned"`` and ``"mixture"``: which summary of the density ``predict`` gives. For
+        ``"quantiles"`` it is always the median.
     calibration : {"auto", "pit", None}, default="auto"
-        For ``"point"``, ``"auto"`` measures the spread of the out-of-fold errors,
-        ``residual_std_``. For ``"binned"`` it fits one temperature on the out-of-fold scores
-        where there are enough rows; ``"pit"``, for ``"binned"`` only, then fits a
-        `PITRecalibrator` on the out-of-fold densities as well. Its one map is learned with the
-        modalities that the training rows have: intervals of rows that lack more come out too
-        narrow, so take it where rows are alike.
+        On out-of-fold scores, where there are enough rows. For ``"point"``, ``"auto"`` measures the
+        spread of the errors, ``residual_std_``. For ``"binned"`` and ``"mixture"`` it fits one
+        temperature, and for ``"quantiles"`` one shift per level, so that as many held-out rows lie
+        below a quantile as its level says. ``"pit"``, for ``"binned"`` and ``"mixture"`` only, then
+        fits a `PITRecalibrator` on the out-of-fold densities as well. All of this is learned with
+        the modalities that the training rows have: with ``"pit"`` intervals of rows that lack
+        more come out too narrow, so take it where rows are alike.
     cv : int, splitter or iterable, default=5
         Folds for choosing regularisation, early stopping and calibration.
     device : str, default="auto"
@@ -70,15 +79,27 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
     ----------
     modalities_, block_dims_, encoders_, scaler_, head_, history_, n_features_in_
         As in `FusionClassifier`.
-    prior_ : ndarray of shape (T,), or (B,) for ``"binned"``
-        Weighted mean target, or weighted shares of the bins: the answer to a row with nothing
-        present.
+    output_ : str
+        What was learned, whatever ``set_params`` does later.
+    prior_ : ndarray of shape (T,), (B,) for ``"binned"``, or (L,) for ``"quantiles"``
+        The answer to a row with nothing present: the weighted mean target, or its median for
+        other losses than the squared one and for ``"mixture"``; weighted shares of the bins;
+        quantiles of the training target. Densities of such a row are those of the training target.
     residual_std_ : ndarray of shape (T,) or None
-        Root mean square of the out-of-fold errors, in the unit of y; None for ``"binned"``.
+        For ``"point"``: spread of the out-of-fold errors, in the unit of y. For squared error their
+        root mean square; else the size that 68.27 % of them do not exceed, which is the same for
+        normal errors and does not grow with a few wild ones.
     bin_edges_ : ndarray of shape (B + 1,) or None
-        Edges of the bins, in the unit of y; None for ``"point"``.
+        For ``"binned"``: edges of the bins, in the unit of y.
+    quantile_levels_ : ndarray of shape (L,) or None
+        For ``"quantiles"``: the levels.
+    quantile_shift_ : ndarray of shape (L,) or None
+        For ``"quantiles"``: what calibration adds to the quantiles, in the unit of y.
+    density_edges_ : ndarray of shape (B + 1,) or None
+        For ``"quantiles"`` and ``"mixture"``: the grid of ``predict_density``.
     temperature_ : float or None
-        For ``"binned"``: the scores are divided by it. None where nothing was calibrated.
+        For ``"binned"`` the scores are divided by it. For ``"mixture"`` the logits of the weights
+        are divided and the variances multiplied by it. None where nothing was calibrated.
     pit_map_ : ndarray of shape (2, k) or None
         For ``calibration="pit"``: knots of the map and what it makes of them.
 
@@ -98,6 +119,21 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
     wider without one of two modalities; with 100 rows per bin they held 93 % and were a quarter
     wider. Where rows are few, take fewer bins or ``calibration="pit"``.
 
+    Quantiles are learned by the pinball loss of all levels at once, and put in order where they
+    cross, which never raises that loss (Chernozhukov, Fernandez-Val and Galichon 2010, "Quantile
+    and probability curves without crossing"). Between and beyond the levels the quantile is a line
+    in the normal score of the level: the tails are those of a normal distribution through the two
+    outermost quantiles on their side.
+
+    A mixture is that of Bishop (1994), "Mixture density networks", with means that start at
+    quantiles of the target, and log scales bounded to within 3 of their start, so that no component
+    collapses on a row. Linear heads descend over all rows from there, for the number of steps that
+    is best out of fold, and draw nothing.
+
+    Targets are standardised by mean and standard deviation for squared error, else by median and
+    median absolute deviation. Absolute and pinball losses are parabolas within 0.02 of that scale
+    around zero, since solvers need a gradient that does not jump.
+
     Examples
     --------
     >>> import numpy as np
@@ -110,13 +146,21 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
     >>> model = FusionRegressor(output="binned", bins=10, random_state=0).fit(X, y)
     >>> model.predict_interval({"a": X["a"][:2]}).shape  # b is missing
     (2, 2)
+    >>> model = FusionRegressor(output="quantiles", random_state=0).fit(X, y)
+    >>> model.predict_quantiles(X).shape
+    (80, 5)
     """
 
+    output_: str
     bin_edges_: Any
+    density_edges_: Any
     pit_map_: Any
     prior_quantiles_: Any
+    quantile_levels_: Any
+    quantile_shift_: Any
     residual_std_: Any
     temperature_: Any
+    _task = "regression"
 
     def __init__(
         self,
@@ -125,7 +169,11 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         encoders: Mapping[str, Any] | None = None,
         modalities: Mapping[str, Any] | None = None,
         output: str = "point",
+        loss: str = "squared",
+        huber_threshold: float = 1.35,
         bins: int | ArrayLike = 50,
+        quantiles: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95),
+        n_components: int = 5,
         point: str = "mean",
         calibration: str | None = "auto",
         cv: Any = 5,
@@ -137,18 +185,17 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         self.encoders = encoders
         self.modalities = modalities
         self.output = output
+        self.loss = loss
+        self.huber_threshold = huber_threshold
         self.bins = bins
+        self.quantiles = quantiles
+        self.n_components = n_components
         self.point = point
         self.calibration = calibration
         self.cv = cv
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-
-    @property
-    def _task(self) -> str:  # type: ignore[override]
-        """What the head learns; fitted state, so that set_params changes nothing until fit."""
-        return "regression" if getattr(self, "bin_edges_", None) is None else "classification"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -163,7 +210,7 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         X : ModalityTable, DataFrame, dict of columns, array or Blocks
             n rows.
         y : array-like of shape (n,) or (n, T)
-            ``output="binned"`` needs (n,), and takes (n, 1) for it with a warning.
+            Outputs other than ``"point"`` need (n,), and take (n, 1) for it with a warning.
         sample_weight : array-like of shape (n,), optional
         groups : array-like of shape (n,), optional
             Rows of one group never stand on both sides of an internal split.
@@ -171,100 +218,73 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         Raises
         ------
         ValueError
-            As in `FusionClassifier.fit`; for an unknown ``output`` or ``point``; for bins that are
-            neither a positive integer nor increasing edges, or do not enclose y.
+            As in `FusionClassifier.fit`; for a wrong argument of the output; for bins that do not
+            enclose y.
+        UnsupportedObjectiveError
+            If the head cannot learn the output or the loss.
         """
         table = self._open(X, reset=True)
         owner, n_rows = type(self).__name__, len(table)
-        self._check_options()
+        kind = self._check_options()
         y = check_value_target(y, n_rows, owner)
         weight = check_weight(sample_weight, n_rows)
         groups = check_groups(groups, n_rows)
-        if self.output == "binned" and y.shape[1:] == (1,):
+        if not kind.several_targets and y.shape[1:] == (1,):
             y = column_or_1d(y, warn=True)
         self.single_ = y.ndim == 1
         y = y.reshape(n_rows, -1)
-        self.bin_edges_ = self.temperature_ = self.pit_map_ = None
-        self.residual_std_ = self.prior_quantiles_ = None
-        if self.output == "binned":
-            return self._fit_bins(table, y, weight, groups)
-        return self._fit_values(table, y, weight, groups)
-
-    def _check_options(self) -> None:
-        if self.output not in ("point", "binned"):
-            raise ValueError(f"output must be 'point' or 'binned'; got {self.output!r}.")
-        allowed = ("auto", None) if self.output == "point" else ("auto", "pit", None)
-        if self.calibration not in allowed:
-            names = "'auto' or None" if self.output == "point" else "'auto', 'pit' or None"
+        if y.shape[1] != 1 and not kind.several_targets:
             raise ValueError(
-                f"calibration must be {names} for output={self.output!r}; got {self.calibration!r}."
+                f"output={self.output!r} needs a single target; y has {y.shape[1]} columns."
+            )
+        for name in FITTED:
+            setattr(self, name, None)
+
+        def train(target: np.ndarray, objective: Any, **options: Any) -> np.ndarray | None:
+            # stratifying would cut the folds to the rows of the rarest bin
+            return self._fit_head(
+                table, target, weight, groups, objective, stratify=False, **options
+            )
+
+        self.output_ = kind.name
+        kind.fit(self, y, weight, train)
+        return self
+
+    def _default_head(self) -> Any:
+        return OUTPUTS[self.output].default_head()
+
+    def _check_options(self) -> Output:
+        """The output that is asked for, after a look at its arguments."""
+        if not isinstance(self.output, str) or self.output not in OUTPUTS:
+            *first, last = (repr(name) for name in OUTPUTS)
+            raise ValueError(f"output must be {', '.join(first)} or {last}; got {self.output!r}.")
+        kind = OUTPUTS[self.output]
+        if self.calibration not in kind.calibrations:
+            *first, last = (repr(name) for name in kind.calibrations)
+            raise ValueError(
+                f"calibration must be {', '.join(first)} or {last} for output={self.output!r}; "
+                f"got {self.calibration!r}."
             )
         if self.point not in _POINTS:
             raise ValueError(f"point must be 'mean', 'median' or 'mode'; got {self.point!r}.")
+        if self.loss != "squared" and kind.name != "point":
+            raise ValueError(
+                f"loss is for output='point', and output={self.output!r} has a loss of its own; "
+                f"leave loss='squared'. Got loss={self.loss!r}."
+            )
+        kind.check(self)
+        return kind
 
-    def _fit_values(
-        self, table: Any, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None
-    ) -> FusionRegressor:
-        from mmfuse.objectives import Squared
-
-        share = (weight / weight.sum())[:, None]
-        self.prior_ = (share * y).sum(axis=0)
-        spread = np.sqrt((share * (y - self.prior_) ** 2).sum(axis=0))
-        self.target_scale_ = np.where(spread > 0, spread, 1.0)
-        if y.shape[1] == 1:
-            self.prior_quantiles_ = weighted_quantiles(y[:, 0], weight)
-        target = (y - self.prior_) / self.target_scale_
-        oof = self._fit_head(table, target, weight, groups, Squared(y.shape[1]))
-        if oof is not None and self.calibration is not None:
-            held = np.isfinite(oof).all(axis=1)
-            share = weight[held, None] / weight[held].sum()
-            error = (share * (oof[held] - target[held]) ** 2).sum(axis=0)
-            self.residual_std_ = np.sqrt(error) * self.target_scale_
-        return self
-
-    def _fit_bins(
-        self, table: Any, y: np.ndarray, weight: np.ndarray, groups: np.ndarray | None
-    ) -> FusionRegressor:
-        from mmfuse.objectives import Multinomial
-
-        if y.shape[1] != 1:
-            raise ValueError(f"output='binned' needs a single target; y has {y.shape[1]} columns.")
-        edges = make_edges(self.bins, y[:, 0], weight)
-        index = bin_index(y[:, 0], edges, weight)
-        self.bin_edges_ = edges
-        totals = np.bincount(index, weights=weight, minlength=len(edges) - 1)
-        self.prior_ = totals / totals.sum()
-        # stratifying would cut the folds to the rows of the rarest bin
-        oof = self._fit_head(table, index, weight, groups, Multinomial(len(totals)), stratify=False)
-        self._calibrate(oof, index, y[:, 0], weight)
-        return self
-
-    def _calibrate(
-        self, oof: np.ndarray | None, index: np.ndarray, y: np.ndarray, weight: np.ndarray
-    ) -> None:
-        """Temperature of the scores and, where asked for, the map of the PIT values."""
-        kind = None if self.calibration is None else "auto"
-        calibrator = make_calibrator(kind, oof, index, weight)
-        if calibrator is None or oof is None:
-            return
-        self.temperature_ = calibrator.temperature_
-        self.history_["calibration"] = calibrator.get_state()
-        if self.calibration == "pit":
-            held = np.isfinite(oof).all(axis=1) & (weight > 0)
-            density = Density(self.bin_edges_, softmax(oof[held] / self.temperature_, axis=1))
-            fitted = PITRecalibrator().fit(density, y[held], weight[held])
-            self.pit_map_ = np.stack([fitted.pit_, fitted.level_])
+    def _fitted_output(self) -> Output:
+        check_is_fitted(self, "head_")
+        return OUTPUTS[self.output_]
 
     def predict(self, X: Any) -> np.ndarray:
         """Predicted value of every row: (n,) or (n, T), as y was, in its unit."""
-        check_is_fitted(self, "head_")
-        if self._task == "classification":
-            self._check_options()
-            values = getattr(self.predict_density(X), self.point)()[:, None]
-        else:
-            blocks, scores = self._output(X)
-            scores[~blocks.present.any(axis=1)] = 0.0
-            values = self.prior_ + scores * self.target_scale_
+        kind = self._fitted_output()
+        if self.point not in _POINTS:
+            raise ValueError(f"point must be 'mean', 'median' or 'mode'; got {self.point!r}.")
+        values = kind.predict(self, X)
         return values[:, 0] if self.single_ else values
 
     def predict_density(self, X: Any, *, grid: ArrayLike | None = None) -> Density:
@@ -275,57 +295,74 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         X : ModalityTable, DataFrame, dict, array or Blocks
             n rows.
         grid : array-like of shape (B + 1,), optional
-            For ``output="point"``: edges of the bins to put the normal density on, in the unit of
-            y. By default they reach three standard deviations of the training target beyond its
-            range, in steps of a fifth of ``residual_std_`` (at most 2000 of them). What lies
-            beyond the grid counts to its outer bins.
+            Edges of the cells to put the density on, in the unit of y; not for ``"binned"``, which
+            has its own. By default they reach three spreads of the training target beyond its
+            range, in steps of a fifth of the typical width of a density (at most 2000 of them). The
+            probability of a cell is exact, and what lies beyond the grid counts to its outer cells.
 
         Returns
         -------
         Density
-            n rows. For ``output="binned"`` the calibrated probabilities of the bins. For
-            ``"point"`` a normal density around the prediction. `LateFusion` says how wide it is by
-            what is present in the row, from the out-of-fold errors of every modality, unless
-            ``combine`` is ``"mean"`` or ``"stack"``. Other heads do not, and every row gets
-            ``residual_std_``, measured on training rows as they were: it is too narrow for rows
-            that lack more than those did. Rows with nothing present have the training
-            distribution.
+            n rows. For ``output="binned"`` the calibrated probabilities of the bins; for
+            ``"mixture"`` the calibrated mixture; for ``"quantiles"`` normal scores that are linear
+            between the quantiles, and beyond the outermost two. For ``"point"`` a normal density
+            around the prediction. `LateFusion` says how wide it is by what is present in the row,
+            from the out-of-fold errors of every modality, unless ``combine`` is ``"mean"`` or
+            ``"stack"``. Other heads do not, and every row gets ``residual_std_``, measured on
+            training rows as they were: it is too narrow for rows that lack more than those did.
+            Rows with nothing present have the training distribution.
 
         Raises
         ------
         ValueError
             If ``grid`` is given for a binned model; for ``"point"``, if there are several
-            targets, or if the errors were not measured (``calibration=None`` or too few rows).
+            targets, or if the errors were not measured (``calibration=None`` or too few rows); for
+            ``"quantiles"``, if there is one level only.
         """
-        check_is_fitted(self, "head_")
-        if self._task == "classification":
-            if grid is not None:
-                raise ValueError("This model has bins of its own; grid is for output='point'.")
-            return self._binned_density(X)
-        if self.prior_quantiles_ is None or self.residual_std_ is None:
-            reason = "the spread of its errors was not measured: fit with calibration='auto'"
-            if self.prior_quantiles_ is None:
-                reason = "it predicts several values per row"
-            raise ValueError(f"This model has no predictive density, since {reason}.")
-        blocks, mean, std = self._moments(X)
-        if grid is None:
-            low, high = self.prior_quantiles_[[0, -1]]
-            edges = default_grid(low, high, self.residual_std_[0], self.target_scale_[0])
-        else:
-            edges = check_edges(grid, "predict_density")
-        probabilities = np.array(Density.from_normal(mean, std, edges).probabilities)
-        nothing = ~blocks.present.any(axis=1)
-        probabilities[nothing] = np.diff(quantile_levels(self.prior_quantiles_, edges))
-        return Density(edges, probabilities)
+        return self._fitted_output().density(self, X, grid)
+
+    def predict_quantiles(self, X: Any, levels: ArrayLike | None = None) -> np.ndarray:
+        """Quantiles of the predictive distribution of every row.
+
+        Parameters
+        ----------
+        X : ModalityTable, DataFrame, dict, array or Blocks
+            n rows.
+        levels : array-like of shape (L,), optional
+            Between 0 and 1, not included. None takes the levels of an ``output="quantiles"`` model,
+            and the argument ``quantiles`` of any other.
+
+        Returns
+        -------
+        ndarray of shape (n, L)
+            In the unit of y; never decreasing with the level. An ``output="quantiles"`` model
+            interpolates what it learned, as ``predict_density`` does; others read their density.
+
+        Raises
+        ------
+        ValueError
+            As in `predict_density`, and for levels that are not between 0 and 1.
+        """
+        kind = self._fitted_output()
+        if levels is None:
+            learned = self.quantile_levels_
+            levels = self.quantiles if learned is None else learned
+        wanted = np.asarray(levels, dtype=np.float64)
+        if wanted.ndim != 1 or not ((wanted > 0) & (wanted < 1)).all():
+            raise ValueError(
+                f"predict_quantiles: levels must be numbers between 0 and 1; got {levels!r}."
+            )
+        return kind.quantiles(self, X, wanted)
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> np.ndarray:
-        """Central interval of the predictive density of every row.
+        """Central interval of the predictive distribution of every row.
 
         Parameters
         ----------
         X : ModalityTable, DataFrame, dict, array or Blocks
         coverage : float, default=0.9
-            Probability inside, above 0 and at most 1.
+            Probability inside, above 0 and below 1. Where the density has a grid, 1 is allowed too
+            and gives all of the grid that has any probability.
 
         Returns
         -------
@@ -337,33 +374,5 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         ValueError
             As in `predict_density`, and for a wrong ``coverage``.
         """
-        return self.predict_density(X).interval(coverage)
-
-    def _binned_density(self, X: Any) -> Density:
-        blocks, scores = self._output(X)
-        proba = softmax(scores / (self.temperature_ or 1.0), axis=1)
-        if self.pit_map_ is not None:
-            recalibrator = PITRecalibrator()
-            recalibrator.pit_, recalibrator.level_ = self.pit_map_
-            proba = recalibrator.transform(Density(self.bin_edges_, proba)).probabilities.copy()
-        proba[~blocks.present.any(axis=1)] = self.prior_
-        return Density(self.bin_edges_, proba)
-
-    def _moments(self, X: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-        """Blocks, and mean and standard deviation (n,) of a single target in its unit."""
-        import torch
-
-        blocks = self.encode(X)
-        mean, std = np.empty((2, len(blocks)))
-        std[:] = self.residual_std_[0]
-        with torch.inference_mode():
-            for start in range(0, len(blocks), _PREDICT_ROWS):
-                rows = slice(start, start + _PREDICT_ROWS)
-                part = blocks[rows]
-                present = torch.as_tensor(part.present, device=self.device_)
-                output = self.head_(self.scaler_(self._tensors(part)), present)
-                mean[rows] = output.scores[:, 0].double().cpu().numpy()
-                if "variance" in output.extras:
-                    variance = output.extras["variance"][:, 0].double().cpu().numpy()
-                    std[rows] = np.sqrt(variance) * self.target_scale_[0]
-        return blocks, self.prior_[0] + mean * self.target_scale_[0], np.maximum(std, 1e-300)
+        kind = self._fitted_output()
+        return kind.interval(self, X, coverage)

@@ -36,6 +36,9 @@ CLASSIFIER_HEADS: dict[str, BaseHead] = {
     "late-vote": LateFusion(C=1.0, combine="vote", calibrate="sigmoid"),
 }
 
+# of heads_for("classification"), those that have no form for ordered classes either
+NOMINAL = ("logit-bias", "logit-bias-prior")
+
 TREES = {
     "classification": HistGradientBoostingClassifier(max_iter=15, min_samples_leaf=3),
     "regression": HistGradientBoostingRegressor(max_iter=15, min_samples_leaf=3),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax, ndtri, softmax
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import mean_pinball_loss
 
 from mmfuse.heads.combination import PoolData
 from mmfuse.heads.combine import COMBINATIONS
 from mmfuse.heads.pool import GaussianPool, LogPool
+from mmfuse.objectives import Pinball
 
 CLASS_RULES, VALUE_RULES = COMBINATIONS["classification"], COMBINATIONS["regression"]
+LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 EXACT_ALONE = ("log-pool", "product", "mean", "best")
 
 
@@ -49,8 +52,36 @@ def predictions(n: int = 300, *, absent: float = 0.3, seed: int = 0) -> PoolData
     )
 
 
+def quantiles(n: int = 300, *, absent: float = 0.3, seed: int = 0) -> PoolData:
+    """Three modalities' quantiles of one standardised value, of falling quality."""
+    rng = np.random.default_rng(seed)
+    target = rng.normal(size=(n, 1))
+    noise = np.array([0.3, 0.6, 2.0])
+    view = target + noise * rng.normal(size=(n, 3))
+    shrink = 1 / (1 + noise**2)  # exact posteriors
+    expert = (shrink * view)[..., None] + (noise * np.sqrt(shrink))[:, None] * ndtri(LEVELS)
+    presence = rng.random((n, 3)) >= absent
+    presence[~presence.any(axis=1), 0] = True
+    return PoolData(
+        torch.as_tensor(expert),
+        torch.as_tensor(presence),
+        torch.as_tensor(target),
+        torch.as_tensor(rng.uniform(0.5, 2, n)),
+    )
+
+
+DATA = {
+    "classification": experts,
+    "ordinal": experts,
+    "regression": predictions,
+    "quantiles": quantiles,
+}
+
+
 def fitted(name: str, data: PoolData, *, task: str = "classification", dropout: float = 0.2):
     rule = COMBINATIONS[task][name](data.expert.shape[1], data.expert.shape[2])
+    if task == "quantiles":
+        rule.learn(Pinball(LEVELS))
     with torch.no_grad():
         rule.fit(data, dropout)
     return rule.eval()
@@ -161,8 +192,10 @@ def test_vote_of_two_against_one_and_of_a_tie() -> None:
 
 
 def test_vote_of_a_useless_modality_hardly_counts() -> None:
-    data = experts(absent=0.0)
-    data.expert[:, 2] = data.expert[torch.randperm(300), 2]
+    n = 3000  # of 300, one shuffle in fourteen comes out better than chance by enough to fail
+    data = experts(n, absent=0.0)
+    shuffled = torch.as_tensor(np.random.default_rng(0).permutation(n))
+    data.expert[:, 2] = data.expert[shuffled, 2]
     weight = fitted("vote", data).weight
     assert weight[2] < 0.1 * weight[0] and weight[0] > weight[1] > 0
 
@@ -223,7 +256,8 @@ def test_learned_rules_are_no_worse_than_the_references() -> None:
 
 @pytest.mark.parametrize("name", EXACT_ALONE)
 def test_one_modality_gives_its_own_answer(name: str) -> None:
-    for task, data in (("classification", experts()), ("regression", predictions())):
+    for task, make in DATA.items():
+        data = make()
         rule = fitted(name, data, task=task)
         for m in range(3):
             data.presence[:] = False
@@ -249,7 +283,7 @@ def test_nothing_present_is_the_prior(name: str) -> None:
 def test_what_is_absent_is_not_read(name: str, task: str) -> None:
     if name not in COMBINATIONS[task]:
         return
-    data = predictions() if task == "regression" else experts()
+    data = DATA[task]()
     found = []
     for value in (0.0, -1e9, torch.nan):
         data.expert[~data.presence] = value
@@ -260,7 +294,7 @@ def test_what_is_absent_is_not_read(name: str, task: str) -> None:
 
 @pytest.mark.parametrize("task", COMBINATIONS)
 def test_without_held_out_rows_every_rule_still_answers(task: str) -> None:
-    data = predictions() if task == "regression" else experts()
+    data = DATA[task]()
     full = data.presence.clone()
     data.presence[:] = False
     for name in COMBINATIONS[task]:
@@ -303,3 +337,60 @@ def test_stack_of_values_is_ridge_regression() -> None:
     joined = data.expert.numpy().reshape(300, 6)
     expected = Ridge(alpha=1.0).fit(joined, data.target.numpy()).predict(joined)
     np.testing.assert_allclose(answers(rule, data), expected, atol=1e-6)
+
+
+# -- quantiles -------------------------------------------------------------------------------------
+
+
+def pinball(y: np.ndarray, found: np.ndarray, weight: np.ndarray) -> float:
+    parts = zip(LEVELS, found.T, strict=True)
+    return sum(mean_pinball_loss(y, q, alpha=p, sample_weight=weight) for p, q in parts)
+
+
+def test_mean_and_best_of_quantiles() -> None:
+    data = quantiles()
+    value, present, target, weight = arrays(data)
+    loss = [
+        pinball(target[there], value[there, m], weight[there]) for m, there in enumerate(present.T)
+    ]
+    order = np.argsort(loss)
+    both = list(zip(value, present, strict=True))
+    mean = [v[there].mean(axis=0) for v, there in both]
+    best = [v[next(m for m in order if there[m])] for v, there in both]
+    for name, expected in (("mean", mean), ("best", best)):
+        found = answers(fitted(name, data, task="quantiles"), data)
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_product_of_quantiles_is_bayes_rule_for_independent_modalities() -> None:
+    data = quantiles(4000, absent=0.0)
+    rule = fitted("product", data, task="quantiles")
+    found = answers(rule, data)
+    precise = 1 / np.array([0.3, 0.6, 2.0]) ** 2
+    width = 1 / np.sqrt(1 + precise.sum())
+    spread = (found[:, -1] - found[:, 0]) / (ndtri(0.9) - ndtri(0.1))
+    np.testing.assert_allclose(spread, width, rtol=0.03)
+    target = data.target.numpy()
+    for column, level in zip(found.T, LEVELS, strict=True):
+        assert np.mean(target[:, 0] < column) == pytest.approx(level, abs=0.03)
+
+
+def test_nothing_present_is_the_distribution_of_the_target() -> None:
+    data = quantiles(2000)
+    data.weight[:] = 1.0
+    for name in COMBINATIONS["quantiles"]:
+        rule = fitted(name, data, task="quantiles")
+        with torch.no_grad():
+            found = rule(data.expert[:1], torch.zeros(1, 3, dtype=torch.bool))[0].numpy()
+        np.testing.assert_allclose(found, np.quantile(data.target, LEVELS), atol=0.01)
+
+
+def test_learned_quantiles_are_no_worse_than_the_references() -> None:
+    train, test = quantiles(600), quantiles(2000, seed=1)
+    _, _, target, weight = arrays(test)
+    loss = {
+        name: pinball(target, answers(fitted(name, train, task="quantiles"), test), weight)
+        for name in COMBINATIONS["quantiles"]
+    }
+    assert loss["log-pool"] < min(loss.values()) * 1.02
+    assert loss["log-pool"] < 0.97 * min(loss["mean"], loss["best"])

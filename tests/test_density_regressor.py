@@ -158,7 +158,7 @@ def test_regressor_with_bins_in_a_grid_search() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output": "bins"}, "output must be 'point' or 'binned'; got 'bins'"),
+        ({"output": "bins"}, "output must be 'point', .* 'quantiles' or 'mixture'; got 'bins'"),
         ({"point": "max"}, "point must be 'mean', 'median' or 'mode'; got 'max'"),
         ({"bins": 1}, "bins must be at least 2"),
         ({"bins": "auto"}, "bins must be an integer or a sequence of edges; got 'auto'"),
@@ -179,7 +179,7 @@ def test_bad_calls() -> None:
     X, y = two_noisy_views(60)
     with pytest.raises(ValueError, match="needs a single target; y has 2 columns"):
         binned().fit(X, np.c_[y, y])
-    with pytest.raises(ValueError, match="grid is for output='point'"):
+    with pytest.raises(ValueError, match="bins of its own; grid is for the other outputs"):
         binned().fit(X, y).predict_density(X, grid=[0.0, 1.0])
     with pytest.raises(ValueError, match="it predicts several values per row"):
         FusionRegressor(random_state=0).fit(X, np.c_[y, y]).predict_density(X)

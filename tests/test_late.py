@@ -14,7 +14,8 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 
 from mmfuse import FusionClassifier, FusionRegressor, ModalityTable, _estimator, load
-from mmfuse.heads import ContextualFusion, EarlyFusion, HeadOutput, LateFusion
+from mmfuse.exceptions import UnsupportedObjectiveError
+from mmfuse.heads import AutoFusion, ContextualFusion, EarlyFusion, HeadOutput, LateFusion
 from mmfuse.heads.calibrators import CALIBRATORS
 from mmfuse.heads.combine import COMBINATIONS
 from tests.data import data_folder
@@ -65,14 +66,26 @@ def test_unknown_names_are_refused(head: LateFusion, message: str) -> None:
             estimator.fit(X, y)
 
 
-def test_values_cannot_be_voted_on() -> None:
+@pytest.mark.parametrize(
+    ("combine", "output", "message"),
+    [
+        ("vote", "point", "no form for regression; use one of 'log-pool', 'stack', 'product', "),
+        ("vote", "quantiles", "no form for quantiles; use one of 'log-pool', 'product', 'mean', "),
+        ("stack", "quantiles", "no form for quantiles; use one of 'log-pool', 'product', 'mean', "),
+    ],
+)
+def test_rules_that_a_task_does_not_have(combine: str, output: str, message: str) -> None:
     X, y = two_views(30)
-    message = (
-        "LateFusion: combine='vote' needs classes and this is regression; "
-        "use one of 'log-pool', 'stack', 'product', 'mean', 'best'"
-    )
-    with pytest.raises(ValueError, match=message):
-        FusionRegressor(LateFusion(combine="vote")).fit(X, y)
+    head = LateFusion(C=1.0, combine=combine)
+    with pytest.raises(UnsupportedObjectiveError, match=f"LateFusion: combine='{combine}' has "):
+        FusionRegressor(head, output=output).fit(X, y)
+    both = AutoFusion({"early": EarlyFusion(C=1.0), "late": head})
+    skipped = FusionRegressor(both, output=output).fit(X, y * 1.0).history_["skipped"]
+    assert message in skipped["late"]
+
+
+def test_bins_can_be_voted_on() -> None:
+    X, y = two_views(30)
     binned = FusionRegressor(LateFusion(C=1.0, combine="vote"), output="binned", bins=3)
     assert np.isfinite(binned.fit(X, y * 1.0).predict(X)).all()
 

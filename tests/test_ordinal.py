@@ -235,7 +235,7 @@ def test_clones_answer_their_thresholds() -> None:
     X = rng.normal(size=(200, 2))
     y = np.digitize(X[:, 0] + 0.5 * rng.normal(size=200), [-0.5, 0.7])
     module = FrankHallModule({"x": 2}, 3, "ordinal")
-    module.learn(LogisticRegression(), X, y, np.ones(200))
+    module.learn([LogisticRegression()] * 2, X, y, np.ones(200))
     present = torch.ones(200, 1, dtype=torch.bool)
     p = module({"x": torch.as_tensor(X)}, present).scores.exp().numpy()
     for k in range(2):
@@ -269,7 +269,7 @@ def test_a_threshold_without_rows_on_one_side_is_constant() -> None:
     X = np.random.default_rng(0).normal(size=(40, 2))
     y = np.repeat([1, 2], 20)  # of four classes
     module = FrankHallModule({"x": 2}, 4, "ordinal")
-    module.learn(LogisticRegression(), X, y, np.ones(40))
+    module.learn([LogisticRegression()] * 3, X, y, np.ones(40))
     assert set(module.estimators) == {"above_1"}
     np.testing.assert_array_equal(module.constant, [1.0, np.nan, 0.0])
     present = torch.ones(40, 1, dtype=torch.bool)
