@@ -14,7 +14,7 @@ from torch import Tensor
 from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule
 from mmfuse.heads.cumulative import module_for
-from mmfuse.heads.linear import LinearModule, _LinearFit, check_strength
+from mmfuse.heads.linear import LinearFit, LinearModule, check_strength
 from mmfuse.objectives import Objective
 from mmfuse.targets import count_outputs
 
@@ -156,7 +156,7 @@ class ContextualFusion(BaseHead):
         ``C="cv"`` chooses once. The history of every result holds ``alpha``, the Frobenius norms of
         the blocks' weights, and the weighted mean loss of held-out rows where there are folds.
         """
-        fit = _LinearFit(data, self.modality_dropout)
+        fit = LinearFit(data, self.modality_dropout)
         base = torch.full((len(data.blocks),), 1.0, dtype=torch.float64)
         if not isinstance(self.C, str):
             base = base * float(self.C)
@@ -169,7 +169,7 @@ class ContextualFusion(BaseHead):
         return results
 
     def _solve(
-        self, fit: _LinearFit, data: FitData, base: Tensor, alpha: float, start: Tensor | None
+        self, fit: LinearFit, data: FitData, base: Tensor, alpha: float, start: Tensor | None
     ) -> tuple[Tensor, FitResult]:
         weight = torch.cat([fit.fold_weight, fit.weight[:, None]], dim=1)
         place = list(data.blocks).index(self.suspect_name(data.dims))

@@ -44,8 +44,7 @@ class CumulativeModule(FusionModule):
     Parameters
     ----------
     inner : FusionModule
-        One score a row. Where it has a module of its own for complete rows, as linear ones may,
-        that moves to ``complete``.
+        One score a row.
     n_outputs : int
         K.
     """
@@ -53,11 +52,6 @@ class CumulativeModule(FusionModule):
     def __init__(self, inner: FusionModule, n_outputs: int) -> None:
         super().__init__(inner.block_dims, n_outputs, "ordinal")
         self.inner = inner
-        whole = getattr(inner, "complete", None)
-        self.complete = None
-        if whole is not None:  # the module of complete rows has thresholds of its own
-            inner.complete = None
-            self.complete = CumulativeModule(whole, n_outputs)
         self.raw_threshold = nn.Parameter(torch.zeros(n_outputs - 1, dtype=torch.float64))
         self.set_threshold(uniform_thresholds(n_outputs))
 
@@ -86,11 +80,6 @@ class CumulativeModule(FusionModule):
         output = self.inner(blocks, presence)
         latent = output.scores[:, 0].double()
         log_p = log_probabilities(latent, self.threshold)
-        whole = presence.all(dim=1)
-        if self.complete is not None and whole.any():
-            own = self.complete(blocks, presence)
-            log_p = torch.where(whole[:, None], own.scores, log_p)
-            latent = torch.where(whole, own.extras["latent"], latent)
         return HeadOutput(log_p, {**output.extras, "latent": latent})
 
     def assign(self, solution: OrdinalSolution, problem: int) -> CumulativeModule:

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from mmfuse.heads.base import FitData, FitResult
-from mmfuse.heads.linear import LinearModule, where_complete
+from mmfuse.heads.linear import LinearModule
 from mmfuse.patterns import dropout_masks
 
 __all__ = ["fit_linear_descent"]
@@ -22,7 +22,6 @@ _ROWS = 8192  # at once
 def fit_linear_descent(data: FitData, *, C: float | str, modality_dropout: float) -> FitResult:
     """Fit a linear module from scores of zero, without drawing anything.
 
-    As `fit_linear` does, it fits one model for complete rows and one under dropout for the others.
     It descends on the same sum as the convex solver does, with modality dropout as part of it, by
     L-BFGS. There is no single optimum to reach, and with few rows the nearest one is too narrow:
     the number of steps with the lowest loss of held-out rows is taken. A row of weight two counts
@@ -38,25 +37,9 @@ def fit_linear_descent(data: FitData, *, C: float | str, modality_dropout: float
         Chance of hiding a modality.
     """
     strength = _WEAK / sum(data.dims.values()) if isinstance(C, str) else float(C)
-    two = len(data.blocks) > 1 and modality_dropout > 0
-    module = LinearModule(data.dims, data.n_outputs, data.task, complete=two)
-    module.to(data.presence.device)
-    if not two:
-        oof, masked, history = _fit_condition(data, 0.0, strength, module)
-        return FitResult(module.eval(), oof, history, masked)
-    whole, whole_masked, own = _fit_condition(data, 0.0, strength, module.complete)
-    oof, masked, history = _fit_condition(data, modality_dropout, strength, module)
-    history["complete"] = own
-    oof = where_complete(data.presence, whole, oof)
-    masked = None if data.masked is None else where_complete(data.masked, whole_masked, masked)
-    return FitResult(module.eval(), oof, history, masked)
-
-
-def _fit_condition(
-    data: FitData, rate: float, strength: float, module: LinearModule
-) -> tuple[np.ndarray | None, np.ndarray | None, dict]:
-    """Descend into ``module``; out-of-fold scores, the same as masked, and a history."""
-    problem = _Descent(data, rate)
+    hiding = len(data.blocks) > 1 and modality_dropout > 0
+    module = LinearModule(data.dims, data.n_outputs, data.task).to(data.presence.device)
+    problem = _Descent(data, modality_dropout if hiding else 0.0)
     runs = [
         problem.descend(problem.weights_of(train), strength, problem.weights_of(test))
         for train, test in data.folds
@@ -80,7 +63,7 @@ def _fit_condition(
         "steps": steps,
         "held_out_loss": losses,
     }
-    return oof, masked, history
+    return FitResult(module.eval(), oof, history, masked)
 
 
 def _best_step(losses: list[list[float]]) -> tuple[int, list[float]]:

@@ -116,8 +116,7 @@ class EarlyFusion(BaseHead):
 
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> FusionModule:
         if isinstance(self.model, str) and self.model == "linear":
-            two = len(block_dims) > 1 and self.modality_dropout > 0
-            return LinearModule(block_dims, n_outputs, task, complete=two)
+            return LinearModule(block_dims, n_outputs, task)
         if isinstance(self.model, str):
             return MLPModule(block_dims, n_outputs, task, hidden=self.hidden, dropout=self.dropout)
         return WrappedModule(block_dims, n_outputs, task)

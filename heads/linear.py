@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,10 @@ from mmfuse.ordinal_solver import OrdinalProblems
 from mmfuse.patterns import dropout_masks
 from mmfuse.solver import LinearProblems, LinearSolution
 
-__all__ = ["LinearModule", "check_strength", "fit_linear", "where_complete"]
+__all__ = ["LinearFit", "LinearModule", "check_strength", "fit_linear"]
 
 _DECADES = np.arange(-3.0, 5.0)  # strengths tried, in powers of ten over the total width
 _FACTORS = ((5.0, 6.0), (0.2, 1 / 6))  # steps then tried per modality, up and down
-_MULTIPLES = (0.1, 1.0, 10.0)  # of strengths that served complete rows, for the others
-_MANY = 50  # rows a feature
 _EXACT_UP_TO = 100_000  # rows times parameters; so small a problem is solved to rounding
 _WORSE = 1.02  # a path of ever weaker penalties ends where the loss was so much higher twice
 
@@ -32,8 +29,6 @@ class LinearModule(FusionModule):
     ----------
     block_dims, n_outputs, task
         As for every module.
-    complete : bool, default=False
-        Whether rows in which nothing is missing have weights of their own.
 
     Notes
     -----
@@ -41,9 +36,7 @@ class LinearModule(FusionModule):
     comes, zero where it is absent.
     """
 
-    def __init__(
-        self, block_dims: dict[str, int], n_outputs: int, task: str, *, complete: bool = False
-    ) -> None:
+    def __init__(self, block_dims: dict[str, int], n_outputs: int, task: str) -> None:
         super().__init__(block_dims, n_outputs, task)
         options = {"dtype": torch.float64}
         self.coef = nn.ParameterList(
@@ -51,23 +44,8 @@ class LinearModule(FusionModule):
         )
         self.token = nn.Parameter(torch.zeros(len(block_dims), n_outputs, **options))
         self.intercept = nn.Parameter(torch.zeros(n_outputs, **options))
-        self.complete = LinearModule(block_dims, n_outputs, task) if complete else None
 
     def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
-        if self.complete is None:
-            return self._answer(blocks, presence)
-        whole = presence.all(dim=1)
-        if whole.all():
-            return self.complete(blocks, presence)
-        output = self._answer(blocks, presence)
-        if whole.any():
-            other = self.complete(blocks, presence)
-            scores = torch.where(whole[:, None], other.scores, output.scores)
-            pair = (part.extras["evidence"] for part in (other, output))
-            return HeadOutput(scores, {"evidence": torch.where(whole[:, None, None], *pair)})
-        return output
-
-    def _answer(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
         scores, evidence = self.intercept.expand(len(presence), -1), []
         for m, name in enumerate(self.block_dims):
             part = blocks[name].to(self.coef[m].dtype) @ self.coef[m]
@@ -96,10 +74,6 @@ def check_strength(owner: str, C: float | str) -> None:
 def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> FitResult:
     """Fit a linear module by convex optimisation.
 
-    Modality dropout steadies a model that has few rows, also where nothing is missing. Where rows
-    are many, complete rows would only pay for it: from 50 rows a feature on, they get weights of
-    their own, fitted to the rows as they are.
-
     Parameters
     ----------
     data : FitData
@@ -111,63 +85,25 @@ def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> Fit
         Chance of hiding a modality; part of the objective, nothing is drawn.
     """
     hiding = len(data.blocks) > 1 and modality_dropout > 0
-    make = partial(LinearModule, complete=hiding)
-    module = module_for(make, data.dims, data.n_outputs, data.task)
+    fit = LinearFit(data, modality_dropout if hiding else 0.0)
+    module = module_for(LinearModule, data.dims, data.n_outputs, data.task)
     module.to(data.presence.device)
-    if not hiding or len(data.weight) < _MANY * sum(data.dims.values()):
-        fit = _LinearFit(data, modality_dropout if hiding else 0.0)
-        parts = [module] if module.complete is None else [module, module.complete]
-        oof, masked, history = _fit_condition(fit, C, parts)
-        return FitResult(module.eval(), oof, history, masked)
-    plain = _LinearFit(data, 0.0)
-    whole, whole_masked, own = _fit_condition(plain, C, [module.complete])
-    fit = _LinearFit(data, modality_dropout, plain)
-    oof, masked, history = _fit_condition(fit, C, [module], around=own["C"])
-    history["complete"] = own
-    oof = where_complete(data.presence, whole, oof)
-    masked = None if data.masked is None else where_complete(data.masked, whole_masked, masked)
-    return FitResult(module.eval(), oof, history, masked)
-
-
-def where_complete(presence: Tensor, whole: Any, other: Any) -> Any:
-    """Out-of-fold scores: ``whole`` in rows where nothing is missing."""
-    if whole is None or other is None:
-        return None
-    return np.where(presence.all(dim=1).cpu().numpy()[:, None], whole, other)
-
-
-def _fit_condition(
-    fit: _LinearFit,
-    C: float | str,
-    modules: list[LinearModule],
-    around: dict[str, float] | None = None,
-) -> tuple[np.ndarray | None, np.ndarray | None, dict]:
-    """Choose strengths, cross-fit and solve into ``modules``.
-
-    Returns out-of-fold scores, the same as masked, and a history. Strengths that served another
-    condition may be given to search ``around``.
-    """
-    data, history = fit.data, {}
-    names = list(data.blocks)
-    if C == "cv" and data.folds and around is not None:
-        strength, history["strengths_tried"] = fit.choose_around([around[name] for name in names])
-    elif C == "cv" and data.folds:
+    history: dict[str, Any] = {}
+    if C == "cv" and data.folds:
         strength, history["strengths_tried"] = fit.choose()
     else:
-        strength = torch.full((len(names),), 1.0 if C == "cv" else float(C), dtype=torch.float64)
+        constant = 1.0 if C == "cv" else float(C)
+        strength = torch.full((len(data.blocks),), constant, dtype=torch.float64)
     oof, masked, start = None, None, None
     if data.folds and data.need_oof:
         oof, masked, start = fit.cross_fit(strength)
-    start = fit.last if start is None else start
     theta, converged, n_iter = fit.problems.solve(
         fit.weight[:, None], strength[None].to(fit.weight.device), start=start, tol=fit.tol
     )
-    fit.last = theta
-    for module in modules:
-        module.assign(fit.problems.solution(theta, converged, n_iter), 0)
-    history["C"] = dict(zip(names, strength.tolist(), strict=True))
+    module.assign(fit.problems.solution(theta, converged, n_iter), 0)
+    history["C"] = dict(zip(data.blocks, strength.tolist(), strict=True))
     history["n_iter"] = n_iter
-    return oof, masked, history
+    return FitResult(module.eval(), oof, history, masked)
 
 
 def _better(loss: np.ndarray, than: np.ndarray) -> bool:
@@ -183,37 +119,25 @@ def _strongest_of_the_best(losses: list[np.ndarray]) -> int:
     return next(i for i, loss in enumerate(losses) if not _better(lowest, loss))
 
 
-class _LinearFit:
-    """The linear problems of one fit: every fold, and all rows.
+class LinearFit:
+    """The linear problems of one fit: every fold, and all rows."""
 
-    ``like`` is a fit of the same rows under another modality dropout; its blocks are shared, and
-    its solutions are where this one starts.
-    """
-
-    def __init__(
-        self, data: FitData, modality_dropout: float, like: _LinearFit | None = None
-    ) -> None:
+    def __init__(self, data: FitData, modality_dropout: float) -> None:
         masks, mask_weight = dropout_masks(data.presence, modality_dropout, data.seed)
-        device = data.presence.device
+        device, columns = data.presence.device, data.columns()
+        kind = OrdinalProblems if data.task == "ordinal" else LinearProblems
         self.data = data
-        if like is None:
-            columns = data.columns()
-            kind = OrdinalProblems if data.task == "ordinal" else LinearProblems
-            self.problems = kind(
-                columns,
-                data.presence,
-                data.target,
-                data.objective,
-                masks=masks,
-                mask_weight=mask_weight,
-                dtype=columns[0].dtype,
-            )
-        else:
-            self.problems = like.problems.under(masks, mask_weight)
-        # solutions of the folds and of all rows, where the next ones start
-        self._warm: Tensor | None = None if like is None else like._warm
-        self.last: Tensor | None = None if like is None else like.last
-        self._lowest = np.inf  # held-out loss of the solutions that are kept
+        self.problems = kind(
+            columns,
+            data.presence,
+            data.target,
+            data.objective,
+            masks=masks,
+            mask_weight=mask_weight,
+            dtype=columns[0].dtype,
+        )
+        self._warm: Tensor | None = None  # solutions of the folds, where the next ones start
+        self._lowest = np.inf  # and their held-out loss
         self.weight = data.weight.double()
         self.fold_weight = torch.zeros(
             len(self.weight), len(data.folds), dtype=torch.float64, device=device
@@ -256,13 +180,6 @@ class _LinearFit:
         return strength, [
             [c, float(x.mean())] for c, x in zip(common.tolist(), losses, strict=False)
         ]
-
-    def choose_around(self, known: list[float]) -> tuple[Tensor, list]:
-        """The multiple of known strengths with the lowest out-of-fold loss."""
-        around = torch.tensor(known, dtype=torch.float64)
-        losses = self._path(torch.tensor(_MULTIPLES, dtype=torch.float64)[:, None] * around)
-        tried = [[x, float(y.mean())] for x, y in zip(_MULTIPLES, losses, strict=False)]
-        return around * _MULTIPLES[_strongest_of_the_best(losses)], tried
 
     def _path(self, strengths: Tensor) -> list[np.ndarray]:
         """Held-out loss of every fold (F,) for each of ``strengths`` (S, M).

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmfuse.heads.base import FitData, HeadOutput
 from mmfuse.heads.combination import Combination, PoolData
-from mmfuse.heads.linear import LinearModule, _LinearFit
+from mmfuse.heads.linear import LinearFit, LinearModule
 from mmfuse.objectives import Multinomial, Objective, Squared
 
 __all__ = ["Stack", "ValueStack"]
@@ -78,7 +78,7 @@ class Stack(Combination):
             seed=0,
             need_oof=False,
         )
-        fit = _LinearFit(rows, modality_dropout)
+        fit = LinearFit(rows, modality_dropout)
         if data.folds:
             options = torch.tensor(_STRENGTHS, dtype=torch.float64)[:, None]
             options = options.expand(-1, self.n_modalities)

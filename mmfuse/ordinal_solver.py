@@ -17,7 +17,6 @@ gets one ten-thousandth of the problem's weight at a latent score of zero.
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -108,14 +107,6 @@ class OrdinalProblems:
     def _take_masks(self, masks: Tensor, mask_weight: Tensor) -> None:
         self.kept = _extended(masks, self.n_outputs, True).to(self.dtype)
         self.mask_weight = mask_weight.to(self.dtype)
-
-    def under(self, masks: Tensor, mask_weight: Tensor) -> OrdinalProblems:
-        """The same rows under other patterns; the blocks are shared."""
-        other = copy(self)
-        other._take_masks(masks, mask_weight)
-        return other
-
-    # -- parameters: one flat vector a problem -------------------------------------------------
 
     @property
     def n_parameters(self) -> int:

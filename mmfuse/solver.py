@@ -20,7 +20,6 @@ the coefficients. Products may be in float32; sums over rows are in float64.
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -104,14 +103,6 @@ class LinearProblems:
         self.widths = [column.width for column in self.columns]
         self.passes = Passes(self.columns, self.target, objective, masks, self.mask_weight)
         self._moments: Tensor | None = None
-
-    def under(self, masks: Tensor, mask_weight: Tensor) -> LinearProblems:
-        """The same rows under other patterns; the blocks are shared."""
-        other = copy(self)
-        other.masks, other.mask_weight = masks, mask_weight.double()
-        other.passes = Passes(self.columns, self.target, self.loss, masks, other.mask_weight)
-        other._moments = None
-        return other
 
     @property
     def n_parameters(self) -> int:
