@@ -31,7 +31,10 @@ __all__ = ["AutoFusion"]
 _CONDITIONS = ("complete", "incomplete")
 _STEPS = 12  # members that a greedy blend may draw, with repetition
 _GAIN = 0.003  # relative fall of the loss that a further member must bring
-_BOOSTING_UP_TO = 200  # features beyond which boosting costs more than it has been seen to bring
+_TREES_UP_TO = 1000  # features; beyond, they are embeddings, where trees were never near the best
+_BOOSTING_UP_TO = 300  # features times classes; beyond, it costs more than it was seen to bring
+_HEAVY = 5_000_000  # numbers in the table, beyond which linear candidates alone are tried
+_LIGHT = ("early-linear", "late-linear")
 
 
 class AutoFusion(BaseHead):
@@ -49,8 +52,9 @@ class AutoFusion(BaseHead):
     Parameters
     ----------
     candidates : dict of str to head, default=None
-        None means linear early and late fusion, a multilayer perceptron, and trees: extra trees
-        early and late, and gradient boosting where there are at most 200 features.
+        None means linear early and late fusion, a multilayer perceptron, and trees up to 1000
+        features: extra trees early and late, and gradient boosting where features times classes
+        are at most 300. Tables of more than five million numbers get the linear ones only.
     absence : float, default=0.3
         Chance that a modality is hidden from a held-out row where the training table is complete.
 
@@ -80,29 +84,34 @@ class AutoFusion(BaseHead):
         self.candidates = candidates
         self.absence = absence
 
-    def _candidates(self, block_dims: dict[str, int], task: str) -> dict[str, BaseHead]:
+    def _candidates(
+        self, block_dims: dict[str, int], n_outputs: int, task: str
+    ) -> dict[str, BaseHead]:
         if self.candidates is not None:
             return dict(self.candidates)
         classes = of_classes(task)
         trees: Any = ExtraTreesClassifier if classes else ExtraTreesRegressor
         boosting: Any = HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor
-        forest = trees(300, min_samples_leaf=2)
-        found: dict[str, BaseHead] = {
-            "early-linear": EarlyFusion(),
-            "early-mlp": EarlyFusion("mlp"),
-            "early-trees": EarlyFusion(forest),
-        }
-        if len(block_dims) > 1:
-            found |= {"late-linear": LateFusion(), "late-trees": LateFusion(forest)}
-        if sum(block_dims.values()) <= _BOOSTING_UP_TO:
-            few_leaves = boosting(max_iter=80, max_leaf_nodes=15, early_stopping=False)
+        forest = trees(200, min_samples_leaf=2)
+        width, several = sum(block_dims.values()), len(block_dims) > 1
+        found: dict[str, BaseHead] = {"early-linear": EarlyFusion()}
+        if several:
+            found["late-linear"] = LateFusion()
+        found["early-mlp"] = EarlyFusion("mlp")
+        if width <= _TREES_UP_TO:
+            found["early-trees"] = EarlyFusion(forest)
+            if several:
+                found["late-trees"] = LateFusion(forest)
+        one_value = task != "regression" or n_outputs == 1  # scikit-learn's boosting has no more
+        if width * (n_outputs if classes else 1) <= _BOOSTING_UP_TO and one_value:
+            few_leaves = boosting(max_iter=60, max_leaf_nodes=15, early_stopping=False)
             found["early-boosting"] = EarlyFusion(few_leaves)
         return found
 
     def check_parameters(self, block_dims: dict[str, int], objective: Objective) -> None:
         if not 0 < self.absence < 1:
             raise ValueError(f"AutoFusion: absence must be in (0, 1); got {self.absence!r}.")
-        candidates = self._candidates(block_dims, objective.task)
+        candidates = self._candidates(block_dims, objective.n_outputs, objective.task)
         if not candidates:
             raise ValueError("AutoFusion: candidates must hold at least one head.")
         able, refused = self._able(block_dims, objective)
@@ -123,7 +132,8 @@ class AutoFusion(BaseHead):
     ) -> tuple[dict[str, BaseHead], dict[str, str]]:
         """Candidates that can learn the objective, and why the others cannot."""
         able, refused = {}, {}
-        for name, head in self._candidates(block_dims, objective.task).items():
+        known = self._candidates(block_dims, objective.n_outputs, objective.task)
+        for name, head in known.items():
             if not isinstance(head, BaseHead):
                 raise ValueError(
                     f"AutoFusion: candidate {name!r} must be a head from mmfuse.heads; "
@@ -140,7 +150,7 @@ class AutoFusion(BaseHead):
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> BlendModule:
         members = {
             name: head.make_module(block_dims, n_outputs, task)
-            for name, head in self._candidates(block_dims, task).items()
+            for name, head in self._candidates(block_dims, n_outputs, task).items()
         }
         return BlendModule(block_dims, n_outputs, task, members)
 
@@ -154,6 +164,9 @@ class AutoFusion(BaseHead):
         if not data.folds:  # nothing to choose by
             name = "late-linear" if "late-linear" in candidates else next(iter(candidates))
             candidates = {name: candidates[name]}
+        elif self.candidates is None and len(data.weight) * sum(data.dims.values()) > _HEAVY:
+            light = {n: h for n, h in candidates.items() if n in _LIGHT}
+            candidates = light or candidates
         asked = replace(data, need_oof=True, masked=self._masked(data))
         results, seconds = {}, {}
         for name, head in candidates.items():
@@ -200,13 +213,17 @@ class BlendModule(FusionModule):
         equal = torch.full((2, len(members)), 1 / len(members), dtype=torch.float64)
         self.register_buffer("weights", equal)
         self.register_buffer("log_temperature", torch.zeros(len(members), dtype=torch.float64))
+        # of the errors out of fold, where nothing is missing and where something is
+        self.register_buffer("variance", torch.ones(2, n_outputs, dtype=torch.float64))
 
     def forward(self, blocks: dict[str, Tensor], presence: Tensor) -> HeadOutput:
         parts = torch.stack([m(blocks, presence).scores.double() for m in self.members], dim=1)
         complete = presence.all(dim=1)
         weights = torch.where(complete[:, None], self.weights[0], self.weights[1])  # (n, members)
         if not of_classes(self.task):
-            return HeadOutput((weights[..., None] * parts).sum(dim=1))
+            values = (weights[..., None] * parts).sum(dim=1)
+            spread = torch.where(complete[:, None], self.variance[0], self.variance[1])
+            return HeadOutput(values, {"variance": spread} if self.task == "regression" else {})
         log_p = torch.log_softmax(parts * (-self.log_temperature).exp()[None, :, None], dim=-1)
         scores = torch.logsumexp(log_p + weights.clamp(min=1e-300).log()[..., None], dim=1)
         return HeadOutput(scores, {"members": log_p})
@@ -315,6 +332,21 @@ class _Choice:
         weights = np.stack([self.weights[c][places] for c in _CONDITIONS])
         module.weights.copy_(torch.as_tensor(weights))
         module.log_temperature.copy_(torch.as_tensor(np.log(self.temperature[places])))
+        if module.task == "regression":
+            module.variance.copy_(torch.as_tensor(self._variance()))
+
+    def _variance(self) -> np.ndarray:
+        """Mean squared error of the blend under both conditions: (2, T)."""
+        found = np.ones((2, self.target.shape[1]))
+        for i, condition in enumerate(_CONDITIONS):
+            rows = self._rows(condition)
+            if rows is None and i:
+                found[i] = found[0]
+            elif rows is not None:
+                predictions, target, weight = rows
+                error = np.tensordot(self.weights[condition], predictions, axes=1) - target
+                found[i] = np.average(error**2, axis=0, weights=weight)
+        return found
 
     def blended(self) -> np.ndarray | None:
         """Out-of-fold scores of the blend, as observed: (n, K)."""

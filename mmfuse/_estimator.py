@@ -107,17 +107,18 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         import torch
 
         from mmfuse._device import resolve_device
-        from mmfuse.heads import BaseHead, FitData
+        from mmfuse.heads import AutoFusion, BaseHead, FitData
         from mmfuse.standardize import StandardisedBlocks, Standardizer
 
         seed = spawn_seed(self.random_state)
         by_class = stratify and self._task == "classification"
         folds = make_folds(self.cv, target, groups, classification=by_class, seed=seed)
         blocks = self._encode_training(table)
-        head = self._default_head() if self.head is None else self.head
+        head = AutoFusion() if isinstance(self.head, str) and self.head == "auto" else self.head
         if not isinstance(head, BaseHead):
             raise ValueError(
-                f"{type(self).__name__}: head must be a head from mmfuse.heads; got {head!r}."
+                f"{type(self).__name__}: head must be 'auto' or a head from mmfuse.heads; "
+                f"got {head!r}."
             )
         head.check_parameters(blocks.dims, objective)
         self.device_ = resolve_device(self.device)
@@ -147,12 +148,6 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         self.head_ = result.module
         self.history_ = {"head": type(head).__name__, **result.history}
         return result.oof_scores
-
-    def _default_head(self) -> Any:
-        """The head that ``head=None`` stands for."""
-        from mmfuse.heads import LateFusion
-
-        return LateFusion()
 
     @property
     def head_report_(self) -> Any:

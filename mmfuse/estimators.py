@@ -40,8 +40,8 @@ class FusionClassifier(EvidenceMixin, ClassifierMixin, FusionEstimator):
 
     Parameters
     ----------
-    head : head from `mmfuse.heads`, default=None
-        How modalities are fused; None means ``LateFusion()``.
+    head : "auto" or head from `mmfuse.heads`, default="auto"
+        How modalities are fused; "auto" means ``AutoFusion()``, which tries several.
     encoders : dict of str to encoder, default=None
         Encoder of each raw modality. A modality without one must be numeric vectors.
     modalities : dict, default=None
@@ -115,7 +115,7 @@ class FusionClassifier(EvidenceMixin, ClassifierMixin, FusionEstimator):
 
     def __init__(
         self,
-        head: Any = None,
+        head: Any = "auto",
         *,
         encoders: Mapping[str, Any] | None = None,
         modalities: Mapping[str, Any] | None = None,

@@ -59,7 +59,8 @@ class EvidenceMixin:
         >>> rng = np.random.default_rng(0)
         >>> y = np.repeat([0, 1], 30)
         >>> X = {"a": rng.normal(y[:, None], 1, (60, 3)), "b": rng.normal(y[:, None], 1, (60, 2))}
-        >>> model = FusionClassifier(random_state=0).fit(X, y)
+        >>> from mmfuse.heads import LateFusion
+        >>> model = FusionClassifier(LateFusion(), random_state=0).fit(X, y)
         >>> evidence = model.evidence(X)
         >>> evidence.shape
         (60, 2, 2)

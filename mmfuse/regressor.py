@@ -27,9 +27,8 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
 
     Parameters
     ----------
-    head : head from `mmfuse.heads`, default=None
-        How modalities are fused; None means ``LateFusion()``, and ``EarlyFusion()`` for
-        ``output="mixture"``.
+    head : "auto" or head from `mmfuse.heads`, default="auto"
+        How modalities are fused; "auto" means ``AutoFusion()``, which tries several.
     encoders : dict of str to encoder, default=None
         Encoder of each raw modality. A modality without one must be numeric vectors.
     modalities : dict, default=None
@@ -164,7 +163,7 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
 
     def __init__(
         self,
-        head: Any = None,
+        head: Any = "auto",
         *,
         encoders: Mapping[str, Any] | None = None,
         modalities: Mapping[str, Any] | None = None,
@@ -249,9 +248,6 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         self.output_ = kind.name
         kind.fit(self, y, weight, train)
         return self
-
-    def _default_head(self) -> Any:
-        return OUTPUTS[self.output].default_head()
 
     def _check_options(self) -> Output:
         """The output that is asked for, after a look at its arguments."""

@@ -127,7 +127,7 @@ def test_home_tasks() -> None:
     rows = {k: v[train] for k, v in X.items()}
     held = {k: v[~train] for k, v in X.items()}
     auto = FusionClassifier(head, random_state=0).fit(rows, y[train])
-    linear = FusionClassifier(random_state=0).fit(rows, y[train])
+    linear = FusionClassifier(LateFusion(), random_state=0).fit(rows, y[train])
     assert auto.head_report_.loc["late-trees", "weight_complete"] > 0.5
     assert log_loss(auto, held, y[~train]) < log_loss(linear, held, y[~train]) - 0.02
 

@@ -36,6 +36,7 @@ app.add_typer(cache_app, name="cache")
 
 
 class Head(Enum):
+    auto = "auto"
     late = "late"
     early = "early"
 
@@ -101,7 +102,7 @@ def fit(
     group: Annotated[
         str | None, typer.Option(help="Column of groups that no fold may split, such as a person.")
     ] = None,
-    head: Annotated[Head, typer.Option(help="How to fuse.")] = Head.late,
+    head: Annotated[Head, typer.Option(help="How to fuse.")] = Head.auto,
     task: Annotated[Task, typer.Option(help="What the target is.")] = Task.auto,
     on_error: OnErrorOption = OnError.stop,
     random_state: Annotated[int, typer.Option(help="Seed.")] = 0,
@@ -224,7 +225,7 @@ def _make_estimator(
             encoders[source.name] = encoder.set_params(on_error=_ENCODER_MODE[on_error])
     kind = _guess_task(y) if task is Task.auto else task
     estimator = FusionClassifier if kind is Task.classification else FusionRegressor
-    fusion = LateFusion() if head is Head.late else EarlyFusion()
+    fusion: Any = {Head.late: LateFusion(), Head.early: EarlyFusion()}.get(head, "auto")
     return estimator(head=fusion, encoders=encoders, random_state=seed)
 
 

@@ -55,12 +55,6 @@ class Output:
     def check(self, model: Any) -> None:
         """Raise a ValueError for a wrong argument of this output."""
 
-    def default_head(self) -> Any:
-        """The head that ``head=None`` stands for."""
-        from mmfuse.heads import LateFusion
-
-        return LateFusion()
-
     def fit(self, model: Any, y: np.ndarray, weight: np.ndarray, train: Train) -> None:
         """Learn from y (n, T) and weights (n,).
 

@@ -38,11 +38,6 @@ class MixtureOutput(Output):
         if not isinstance(count, (int, np.integer)) or isinstance(count, bool) or count < 1:
             raise ValueError(f"n_components must be an integer of at least 1; got {count!r}.")
 
-    def default_head(self) -> Any:
-        from mmfuse.heads import EarlyFusion
-
-        return EarlyFusion()
-
     def fit(self, model: Any, y: np.ndarray, weight: np.ndarray, train: Train) -> None:
         model.prior_, model.target_scale_ = centre_and_spread(y, weight)
         model.prior_quantiles_ = weighted_quantiles(y[:, 0], weight)
