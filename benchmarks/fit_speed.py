@@ -45,6 +45,9 @@ def take(X: dict[str, np.ndarray], rows: slice) -> dict[str, np.ndarray]:
 
 
 def use_threads(count: int) -> None:
+    """Limit every pool of threads; libraries must be there before they can be limited."""
+    import sklearn.linear_model  # noqa: F401
+    import sklearn.preprocessing  # noqa: F401
     import torch
     from threadpoolctl import threadpool_limits
 
