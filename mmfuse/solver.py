@@ -323,7 +323,7 @@ class LinearProblems:
         return apply
 
     def _along_axes(self, theta: Tensor, weight: Tensor, strength: Tensor, kept: Tensor | None):
-        rows = self._sample_rows(_SAMPLE)
+        rows = self._sample_rows(_SAMPLE // 2 if len(weight) > 2 * _SAMPLE else _SAMPLE)
         features = self._features(rows, self._drawn_masks(rows))
         coef = self._shaped(theta).to(self.dtype)
         scores = torch.einsum("md,bdk->mbk", features, coef)
