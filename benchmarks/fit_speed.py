@@ -186,12 +186,16 @@ def slope(sizes: list[int]) -> list[str]:
 
 
 def peak(rows: int) -> list[str]:
-    """Peak resident memory of a fit beyond what was there before the data, in inputs."""
+    """Peak resident memory of a fit beyond what was there before the data, in inputs (Linux)."""
     code = (
-        "import sys; sys.path.insert(0, 'benchmarks'); import fit_speed, resource\n"
+        "import sys; sys.path.insert(0, 'benchmarks'); import fit_speed\n"
+        "import gc; import numpy as np\n"
         "fit_speed.use_threads(1); fit_speed.one_strength().fit(*fit_speed.make(3000))\n"
-        "read = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
-        "import numpy as np; before = read(); rng = np.random.default_rng(0)\n"
+        "def read(key):\n"
+        "    lines = open('/proc/self/status').read().splitlines()\n"
+        "    return int(next(x for x in lines if x.startswith(key)).split()[1]) / 1024\n"
+        "open('/proc/self/clear_refs', 'w').write('5')  # forget earlier peaks\n"
+        "before = read('VmRSS'); rng = np.random.default_rng(0)\n"
         f"n = {rows}; y = rng.integers(0, 10, n)\n"
         "X = {f'view{v}': np.empty((n, 256), np.float32) for v in range(3)}\n"
         "for v in X.values():\n"
@@ -199,7 +203,7 @@ def peak(rows: int) -> list[str]:
         "        v[i:i+4096] = rng.standard_normal(v[i:i+4096].shape, dtype=np.float32)\n"
         "        v[i:i+4096, :10] += 0.5 * np.eye(10, dtype=np.float32)[y[i:i+4096]]\n"
         "size = sum(v.nbytes for v in X.values()) / 2**20\n"
-        "fit_speed.one_strength().fit(X, y); print((read() - before) / size, size)\n"
+        "fit_speed.one_strength().fit(X, y); print((read('VmHWM') - before) / size, size)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     ratio, size = map(float, done.stdout.split())
