@@ -188,7 +188,7 @@ def test_chosen_strengths_are_no_worse_than_any_single_one() -> None:
         (LateFusion(base=7), "base must be 'linear', 'mlp', a scikit-learn estimator or a head"),
         (LateFusion(LogitBiasFusion("a")), "base LogitBiasFusion reads the logits of a prior"),
         (LateFusion(C=0), "C must be 'cv' or a positive number"),
-        ("late", "head must be a head from mmfuse.heads; got 'late'"),
+        ("late", "head must be 'auto' or a head from mmfuse.heads; got 'late'"),
     ],
 )
 def test_bad_parameters_are_named(head, message: str) -> None:

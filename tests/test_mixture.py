@@ -24,7 +24,7 @@ from tests.data import data_folder
 from tests.head_list import FAST, FAST_TEXT
 
 HEADS = {
-    "default": None,
+    "default": EarlyFusion(),
     "mlp": EarlyFusion("mlp", **FAST),
     "text-centric": TextCentricFusion(**FAST_TEXT),
     "auto": AutoFusion({"late": LateFusion(), "early": EarlyFusion()}),
@@ -41,7 +41,10 @@ def forked_views(n: int, seed: int = 0) -> tuple[dict, np.ndarray, np.ndarray]:
     return X, y, (norm.pdf(y, 2 * x, SPREAD) + norm.pdf(y, -2 * x, SPREAD)) / 2
 
 
-def mixture(head: object = None, **options: object) -> FusionRegressor:
+_LINEAR = EarlyFusion()
+
+
+def mixture(head: object = _LINEAR, **options: object) -> FusionRegressor:
     options = {"output": "mixture", "n_components": 2, "cv": 3, "random_state": 0} | options
     return FusionRegressor(head, **options)
 
@@ -242,7 +245,9 @@ def test_photometric_redshifts() -> None:
     )
     scores = {}
     for output in ("point", "mixture"):
-        model = FusionRegressor(output=output, n_components=3, random_state=0).fit(train, z[:800])
+        model = FusionRegressor(EarlyFusion(), output=output, n_components=3, random_state=0).fit(
+            train, z[:800]
+        )
         for missing in (None, "red", "blue"):
             table = {n: block for n, block in test.items() if n != missing}
             density = model.predict_density(table)

@@ -81,7 +81,11 @@ def test_every_output_is_what_it_is_alone(both) -> None:
         np.testing.assert_array_equal(alone.predict_proba(X), p[t])
         np.testing.assert_array_equal(model.output(name).predict_proba(X), p[t])
         np.testing.assert_array_equal(model.output(t).predict(X), model.predict(X)[:, t])
-        assert alone.history_ == model.history_[t]
+        assert list(alone.history_) == list(model.history_[t])
+        np.testing.assert_array_equal(
+            alone.head_report_.drop(columns="seconds"),
+            model.output(t).head_report_.drop(columns="seconds"),
+        )
 
 
 def test_kinds_and_class_weights_may_differ() -> None:

@@ -53,7 +53,10 @@ def two_noisy_views(n: int, seed: int = 0) -> tuple[dict, np.ndarray]:
     return {"a": a, "b": y[:, None] + 0.5 * rng.normal(size=(n, 1))}, y
 
 
-def quantile_model(head: object = None, **options: object) -> FusionRegressor:
+_LATE = LateFusion()
+
+
+def quantile_model(head: object = _LATE, **options: object) -> FusionRegressor:
     return FusionRegressor(head, **{"output": "quantiles", "random_state": 0} | options)
 
 
