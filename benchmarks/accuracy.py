@@ -48,7 +48,7 @@ HOW = (
 class Fused:
     """FusionClassifier with a head."""
 
-    def __init__(self, head: Any = None) -> None:
+    def __init__(self, head: Any = "auto") -> None:
         self.model = FusionClassifier(head, random_state=0)
 
     def fit(self, X: Blocks, y: np.ndarray, groups: np.ndarray | None) -> Fused:
