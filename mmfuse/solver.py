@@ -186,6 +186,7 @@ class LinearProblems:
         tol : float
             A problem is done when the preconditioned norm of its gradient is below ``tol`` times
             that at zero: its loss is then within about ``tol ** 2`` of what there was to gain.
+            Where rows are many, that is taken to be one nat a row.
         max_iter : int
         kept : Tensor of shape (B, M), bool, optional
             Blocks that take part in each problem; the others have neither weights nor token.
