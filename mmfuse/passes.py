@@ -20,11 +20,10 @@ _CHUNK_ROWS_GPU = 65_536
 
 @dataclass
 class Evaluation:
-    """Value (B,), gradient (B, D, K) or flat, and held-out loss (B,) where it was asked for."""
+    """Value (B,), and gradient (B, D, K) or flat."""
 
     value: Tensor
     gradient: Tensor
-    held: Tensor | None
 
 
 class Passes:
@@ -69,16 +68,13 @@ class Passes:
 
     # -- sums ----------------------------------------------------------------------------------
 
-    def evaluate(
-        self, theta: Tensor, weight: Tensor, kept: Tensor | None, held: Tensor | None
-    ) -> Evaluation:
-        """Loss, gradient and held-out loss, without penalties; ``weight`` and ``held`` (n, B)."""
+    def evaluate(self, theta: Tensor, weight: Tensor, kept: Tensor | None) -> Evaluation:
+        """Loss and gradient, without penalties; ``weight`` is (n, B)."""
         if kept is None and len(self.mask_weight) > 1 and self.same_everywhere:
-            return self._evaluate_together(theta, weight, held)
+            return self._evaluate_together(theta, weight)
         coef = self._coefficients(theta, kept)
-        sums = _Sums(self, coef, held is not None)
+        sums = _Sums(self, coef)
         weight = weight.T.to(self.dtype)
-        aside = None if held is None else held.T.to(self.dtype)
         for where in self._chunks(theta.shape[0] * theta.shape[2]):
             rows = [column.chunk(where) for column in self.columns]
             pieces = coef.pieces(rows)
@@ -88,7 +84,7 @@ class Passes:
                 scores = coef.pattern(pieces, self.uniform[s], self.masks[where, s])
                 loss, gradient = self.loss.columns_gradient(scores, target)
                 w = weight[:, where] * chance if chance != 1 else weight[:, where]
-                sums.add_loss(loss, w, None if aside is None else aside[:, where], chance)
+                sums.value += (loss * w).sum(1).double()
                 gradient *= w[:, None]
                 sums.add_gradient(back, gradient, self.uniform[s], self.masks[where, s])
             sums.close(back, rows)
@@ -99,21 +95,20 @@ class Passes:
         """Whether each pattern keeps the same blocks in all rows."""
         return not any(kept is None for pattern in self.uniform for kept in pattern)
 
-    def _evaluate_together(self, theta: Tensor, weight: Tensor, held: Tensor | None) -> Evaluation:
+    def _evaluate_together(self, theta: Tensor, weight: Tensor) -> Evaluation:
         """As ``evaluate``, for patterns that are the same in all rows: all of them at once.
 
         Adding up blocks is then a small matrix product, and every other step is one operation on
         all patterns, which saves most of the time that many small ones take.
         """
         coef = self._coefficients(theta, None)
-        sums = _Sums(self, coef, held is not None)
+        sums = _Sums(self, coef)
         n_patterns, (n_problems, _, k) = len(self.uniform), theta.shape
         keep = torch.tensor(self.uniform, dtype=self.dtype, device=self.device)  # (S, M)
         chance = torch.tensor(self.mask_weight, dtype=self.dtype, device=self.device)
         tokens = torch.einsum("sm,bmk->sbk", 1 - keep, coef.token)
         base = (coef.intercept + tokens)[..., None]  # (S, B, K, 1)
         weight = weight.T.to(self.dtype)
-        aside = None if held is None else held.T.to(self.dtype)
         whole = torch.zeros(base.shape[:-1], dtype=torch.float64, device=self.device)
         for where in self._chunks(n_patterns * n_problems * k):
             rows = [column.chunk(where) for column in self.columns]
@@ -121,7 +116,7 @@ class Passes:
             scores = (keep @ pieces).view(n_patterns, n_problems, k, -1) + base
             loss, gradient = self.loss.columns_gradient(scores.flatten(0, 1), self.target[where])
             loss = torch.einsum("s,sbc->bc", chance, loss.view(n_patterns, n_problems, -1))
-            sums.add_loss(loss, weight[:, where], None if aside is None else aside[:, where], 1.0)
+            sums.value += (loss * weight[:, where]).sum(1).double()
             gradient = gradient.reshape(scores.shape)
             gradient *= (chance[:, None, None] * weight[:, where])[:, :, None]
             whole += gradient.sum(3).double()
@@ -234,12 +229,11 @@ class _Coefficients:
 class _Sums:
     """Accumulators of one pass, in float64."""
 
-    def __init__(self, passes: Passes, coef: _Coefficients, held: bool) -> None:
+    def __init__(self, passes: Passes, coef: _Coefficients) -> None:
         self.passes, self.coef = passes, coef
         b, k, device = coef.n_problems, coef.n_outputs, passes.device
         options: dict[str, Any] = {"dtype": torch.float64, "device": device}
         self.value = torch.zeros(b, **options)
-        self.held = torch.zeros(b, **options) if held else None
         self.token = torch.zeros(b, len(passes.widths), k, **options)
         self.intercept = torch.zeros(b, k, **options)
         self.product = [torch.zeros(c.shape, **options) for c, _ in coef.blocks]
@@ -248,11 +242,6 @@ class _Sums:
     def fresh(self) -> list[Tensor | None]:
         """Gradients in the scores of the blocks, for one chunk."""
         return [None] * len(self.product)
-
-    def add_loss(self, loss: Tensor, weight: Tensor, aside: Tensor | None, chance: float) -> None:
-        self.value += (loss * weight).sum(1).double()
-        if self.held is not None and aside is not None:
-            self.held += chance * (loss * aside).sum(1).double()
 
     def add_gradient(
         self, back: list, gradient: Tensor, uniform: list[bool | None], mask: Tensor
@@ -294,4 +283,4 @@ class _Sums:
                 gradient = full.index_copy_(0, chosen, gradient)
             parts.append(gradient)
         gradient = torch.cat([*parts, self.token, self.intercept[:, None]], dim=1)
-        return Evaluation(self.value, gradient, self.held)
+        return Evaluation(self.value, gradient)

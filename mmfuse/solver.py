@@ -135,14 +135,13 @@ class LinearProblems:
         strength: Tensor,
         *,
         kept: Tensor | None = None,
-        held: Tensor | None = None,
     ) -> Evaluation:
-        """Value (B,), gradient (B, P) and, for weights ``held`` (n, B), held-out loss (B,).
+        """Value (B,) and gradient (B, P).
 
         ``weight`` is (n, B), ``strength`` is (B, M), ``kept`` is (B, M) bool.
         """
         shaped = self._shaped(theta)
-        found = self.passes.evaluate(shaped, weight, kept, held)
+        found = self.passes.evaluate(shaped, weight, kept)
         penalty = self._penalty(strength, 0.0)[..., None]
         found.value += 0.5 * (penalty * shaped.square()).sum((1, 2))
         found.gradient += penalty * shaped
