@@ -30,6 +30,7 @@ __all__ = ["AutoFusion"]
 
 _CONDITIONS = ("complete", "incomplete")
 _STEPS = 12  # members that a greedy blend may draw, with repetition
+_CLOSE = 3.0  # standard errors behind the best within which the order of candidates is chance
 _GAIN = 0.003  # relative fall of the loss that a further member must bring
 _TREES_UP_TO = 1000  # features; beyond, they are embeddings, where trees were never near the best
 _BOOSTING_UP_TO = 300  # features times classes; beyond, it costs more than it was seen to bring
@@ -42,8 +43,10 @@ class AutoFusion(BaseHead):
 
     Every candidate is scored by its out-of-fold loss, separately on complete rows and on rows with
     a modality missing. Where the training table is complete, absence is simulated in held-out rows.
-    For each of the two conditions a greedy blend starts from the best candidate and takes in
-    another only while that lowers the loss; candidates that neither blend uses are dropped. The
+    For each of the two conditions a greedy blend starts from the mean of all candidates that are
+    not clearly worse than the best one (within three standard errors of the paired difference:
+    on few rows their order is chance, and a mean is safer than a choice) and draws another only
+    while that lowers the loss; candidates that neither blend uses are dropped. The
     estimator's ``head_report_`` shows every candidate's losses and weights. Candidates that cannot
     learn what is asked for, such as trees without quantiles, are skipped, and
     ``history_["skipped"]`` says why. Parameters of mixtures are not averaged: one candidate is kept
@@ -62,7 +65,7 @@ class AutoFusion(BaseHead):
     -----
     Blending follows Caruana, Niculescu-Mizil, Crew and Ksikes (2004), "Ensemble selection from
     libraries of models": a mean of probabilities over members drawn with repetition. Splitting it
-    by what is present, and tempering each member first, are ours.
+    by what is present, tempering each member first, and the start by standard errors are ours.
 
     Examples
     --------
@@ -280,30 +283,43 @@ class _Choice:
         predictions = np.concatenate([part[0] for part in parts], axis=1)
         return predictions, *(np.concatenate([part[i] for part in parts]) for i in (1, 2))
 
-    def _loss(self, mix: np.ndarray, rows: tuple) -> float:
-        """Weighted mean loss of the blend ``mix`` (members,)."""
-        predictions, target, weight = rows
+    def _row_loss(self, mix: np.ndarray, rows: tuple) -> np.ndarray:
+        """Loss (r,) of the blend ``mix`` (members,) in every row."""
+        predictions, target, _ = rows
         if not self.classification:
             mixed = torch.as_tensor(np.tensordot(mix, predictions, axes=1))
-            loss = self.objective.row_loss(mixed, torch.as_tensor(target)).numpy()
-            return float(weight @ loss / weight.sum())
+            return self.objective.row_loss(mixed, torch.as_tensor(target)).numpy()
         true = predictions[:, np.arange(len(target)), target]
         used = mix > 0
-        log_p = logsumexp(true[used] + np.log(mix[used])[:, None], axis=0)
-        return float(-(weight @ log_p) / weight.sum())
+        return -logsumexp(true[used] + np.log(mix[used])[:, None], axis=0)
+
+    def _loss(self, mix: np.ndarray, rows: tuple) -> float:
+        """Weighted mean loss of a blend."""
+        return float(np.average(self._row_loss(mix, rows), weights=rows[2]))
+
+    def _close_to_best(self, rows: tuple) -> np.ndarray:
+        """Which members are behind the best one by no more than chance would have it."""
+        losses = np.stack([self._row_loss(unit, rows) for unit in np.eye(len(self.names))])
+        weight = rows[2] / rows[2].sum()
+        behind = losses - losses[int(np.argmin(losses @ weight))]
+        mean = behind @ weight
+        error = np.sqrt(((behind - mean[:, None]) ** 2) @ weight**2)
+        return mean <= _CLOSE * error
 
     def _greedy(self, condition: str) -> np.ndarray:
         rows = self._rows(condition) or self._rows("complete") or self._rows("incomplete")
         count = len(self.names)
         if rows is None or count == 1:
             return np.eye(count)[0]
-        drawn = np.zeros(count)
-        best = np.inf
-        for _ in range(_STEPS if self.objective.blends else 1):
+        if not self.objective.blends:
+            return np.eye(count)[int(np.argmin([self._loss(u, rows) for u in np.eye(count)]))]
+        drawn = self._close_to_best(rows).astype(float)
+        best = self._loss(drawn / drawn.sum(), rows)
+        for _ in range(_STEPS):
             options = [
                 self._loss((drawn + unit) / (drawn.sum() + 1), rows) for unit in np.eye(count)
             ]
-            if not options or min(options) > best * (1 - _GAIN):
+            if min(options) > best * (1 - _GAIN):
                 break
             best = min(options)
             drawn[int(np.argmin(options))] += 1
