@@ -24,7 +24,7 @@ from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOu
 from mmfuse.heads.early import EarlyFusion
 from mmfuse.heads.late import LateFusion
 from mmfuse.objectives import Objective, of_classes
-from mmfuse.patterns import draw_presence
+from mmfuse.patterns import hidden
 
 __all__ = ["AutoFusion"]
 
@@ -34,6 +34,7 @@ _CLOSE = 3.0  # standard errors behind the best within which the order of candid
 _GAIN = 0.003  # relative fall of the loss that a further member must bring
 _TREES_UP_TO = 1000  # features; beyond, they are embeddings, where trees were never near the best
 _BOOSTING_UP_TO = 300  # features times classes; beyond, it costs more than it was seen to bring
+_COMPLETE = 0.01  # share of missing cells up to which absence is simulated
 _HEAVY = 5_000_000  # numbers in the table, beyond which linear candidates alone are tried
 _LIGHT = ("early-linear", "late-linear")
 
@@ -170,13 +171,15 @@ class AutoFusion(BaseHead):
         elif self.candidates is None and len(data.weight) * sum(data.dims.values()) > _HEAVY:
             light = {n: h for n, h in candidates.items() if n in _LIGHT}
             candidates = light or candidates
-        asked = replace(data, need_oof=True, masked=self._masked(data))
+        complete = float((~data.presence).float().mean()) <= _COMPLETE
+        masked = hidden(data.presence, data.seed, self.absence) if complete else data.masked
+        asked = replace(data, need_oof=True, masked=masked)
         results, seconds = {}, {}
         for name, head in candidates.items():
             start = time.perf_counter()
             results[name] = head.fit_module(asked)
             seconds[name] = time.perf_counter() - start
-        choice = _Choice(asked, results)
+        choice = _Choice(asked, results, simulated=complete)
         report = choice.report(seconds)
         kept = [name for name in results if choice.used(name)]
         module = BlendModule(
@@ -190,15 +193,12 @@ class AutoFusion(BaseHead):
             "skipped": refused,
             **{name: results[name].history for name in kept},
         }
-        oof = choice.blended() if data.need_oof else None
-        return FitResult(module.eval(), oof, history, head=chosen)
-
-    def _masked(self, data: FitData) -> Tensor | None:
-        if data.presence.shape[1] == 1 or float((~data.presence).float().mean()) > 0.01:
-            return data.masked
-        generator = torch.Generator().manual_seed(data.seed)
-        hidden = draw_presence(data.presence.cpu(), self.absence, generator)
-        return hidden.to(data.presence.device)
+        oof, gone = None, None
+        if data.need_oof:
+            oof = choice.blended(choice.observed, choice.complete)
+            if data.masked is not None and masked is not None and masked.equal(data.masked):
+                gone = choice.blended(choice.masked, data.masked.all(dim=1).cpu().numpy())
+        return FitResult(module.eval(), oof, history, gone, head=chosen)
 
 
 class BlendModule(FusionModule):
@@ -235,8 +235,9 @@ class BlendModule(FusionModule):
 class _Choice:
     """Losses of the candidates under both conditions, and the blend that follows from them."""
 
-    def __init__(self, data: FitData, results: dict[str, FitResult]) -> None:
+    def __init__(self, data: FitData, results: dict[str, FitResult], *, simulated: bool) -> None:
         self.names = list(results)
+        self.simulated = simulated  # whether rows with modalities hidden count in the choice
         self.objective = data.objective
         self.classification = of_classes(data.task)
         self.target = data.target.cpu().numpy()
@@ -275,7 +276,7 @@ class _Choice:
         parts = []
         rows = held & (self.complete if condition == "complete" else ~self.complete)
         parts.append((self.observed[:, rows], self.target[rows], self.weight[rows]))
-        if condition == "incomplete" and self.masked is not None:
+        if condition == "incomplete" and self.simulated and self.masked is not None:
             rows = held & self.masked_rows
             parts.append((self.masked[:, rows], self.target[rows], self.weight[rows]))
         if sum(len(part[1]) for part in parts) < 5:
@@ -364,13 +365,18 @@ class _Choice:
                 found[i] = np.average(error**2, axis=0, weights=weight)
         return found
 
-    def blended(self) -> np.ndarray | None:
-        """Out-of-fold scores of the blend, as observed: (n, K)."""
-        if self.observed is None:
+    def blended(self, scores: np.ndarray | None, complete: np.ndarray) -> np.ndarray | None:
+        """Scores of the blend (n, K) from those of the members, for rows that are complete or not.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (members, n, K) or None
+        complete : ndarray of shape (n,), bool
+        """
+        if scores is None:
             return None
-        mix = np.where(
-            self.complete[:, None], self.weights["complete"], self.weights["incomplete"]
-        ).T[..., None]
+        mix = np.where(complete[:, None], self.weights["complete"], self.weights["incomplete"])
+        mix = mix.T[..., None]
         if not self.classification:
-            return (mix * self.observed).sum(axis=0)
-        return logsumexp(self.observed, axis=0, b=mix)
+            return (mix * scores).sum(axis=0)
+        return logsumexp(scores, axis=0, b=mix)
