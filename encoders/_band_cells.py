@@ -16,7 +16,7 @@ from mmfuse.exceptions import SampleError
 from mmfuse.presence import Presence
 from mmfuse.table.cells import state_of
 
-__all__ = ["Cutout", "files_as_paths", "open_cell", "parts_of_cell"]
+__all__ = ["Cutout", "files_as_paths", "is_file", "open_cell", "parts_of_cell"]
 
 _SCALE_TOLERANCE = 0.01
 
@@ -42,7 +42,7 @@ class Cutout:
 
 def files_as_paths(cell: Any) -> Any:
     """Turn str values of a dict of instruments into Path: the file's content is then the key."""
-    if isinstance(cell, Mapping) and not _is_file(cell):
+    if isinstance(cell, Mapping) and not is_file(cell):
         return {
             k: Path(v) if isinstance(v, str) and v.strip() else v  # "" is a missing value
             for k, v in cell.items()
@@ -50,8 +50,11 @@ def files_as_paths(cell: Any) -> Any:
     return cell
 
 
-def _is_file(cell: Mapping) -> bool:
-    return cell.get("bytes") is not None or cell.get("path") is not None
+def is_file(cell: Any) -> bool:
+    """Tell whether a cell is one file or its bytes."""
+    if isinstance(cell, Mapping):
+        return cell.get("bytes") is not None or cell.get("path") is not None
+    return isinstance(cell, (str, Path, bytes, bytearray, memoryview))
 
 
 def parts_of_cell(cell: Any, instruments: Sequence[Instrument]) -> dict[str, Any]:
@@ -64,14 +67,14 @@ def parts_of_cell(cell: Any, instruments: Sequence[Instrument]) -> dict[str, Any
     """
     names = [instrument.name for instrument in instruments]
     if isinstance(cell, Mapping):
-        if _is_file(cell):
+        if is_file(cell):
             source = cell.get("bytes") if cell.get("bytes") is not None else Path(cell["path"])
             return dict.fromkeys(names, source)
         if unknown := [key for key in cell if key not in names]:
             known = ", ".join(repr(name) for name in names if name) or "none, it is one instrument"
             raise SampleError(f"there is no instrument {unknown[0]!r}; instruments: {known}")
         return {name: cell.get(name) for name in names}
-    if len(names) > 1 and not isinstance(cell, (str, Path, bytes, bytearray, memoryview)):
+    if len(names) > 1 and not is_file(cell):
         raise SampleError(
             f"with several instruments a cell must be a dict of {', '.join(names)}, or a file with "
             f"entries of these names; got an object of type {type(cell).__name__}"
@@ -88,23 +91,21 @@ def open_cell(cell: Any, instruments: Sequence[Instrument]) -> dict[str, Cutout]
         If one cannot be read, or a file holds none of the instruments.
     """
     parts = parts_of_cell(cell, instruments)
-    found = {one.name: _open_part(parts[one.name], one) for one in instruments}
-    one_file = not isinstance(cell, Mapping) or _is_file(cell)
-    if one_file and all(
-        cut.cube is None and cut.state == Presence.ABSENT for cut in found.values()
-    ):
-        names = ", ".join(name for name in found if name)
-        if names and not isinstance(cell, np.ndarray):
-            raise SampleError(f"the file has no pixels under the names {names}")
+    shared = len(instruments) > 1 and is_file(cell)
+    found = {one.name: _open_part(parts[one.name], one, shared) for one in instruments}
+    if shared and all(cut.cube is None and cut.state == Presence.ABSENT for cut in found.values()):
+        raise SampleError(f"the file has no pixels under the names {', '.join(found)}")
     return found
 
 
-def _open_part(raw: Any, instrument: Instrument) -> Cutout:
+def _open_part(raw: Any, instrument: Instrument, shared: bool) -> Cutout:
     state = Presence(state_of(raw))
     if state != Presence.PRESENT:
         return Cutout(None, None, state)
     try:
         cube, scale = read_cutout(raw, instrument)
+        if cube is None and not shared:
+            raise SampleError("the file has no entry of this name, and none without a name")
         if cube is None:
             return Cutout(None, None, Presence.ABSENT)
         _check_scale(scale, instrument)

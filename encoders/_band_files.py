@@ -34,7 +34,7 @@ def read_cutout(sample: Any, instrument: Instrument) -> tuple[np.ndarray | None,
     Returns
     -------
     cube : ndarray of shape (n_bands, height, width), float64, or None
-        None if the file holds other instruments but not this one.
+        None if the file has nothing under the instrument's name and nothing without a name.
     pixel_scale : float or None
         Arcsec from a FITS header, units of the map from a GeoTIFF.
 
@@ -125,7 +125,7 @@ def _read_npz(data: bytes, instrument: Instrument) -> _Read:
             return file[instrument.name], None
         if set(instrument.bands) <= set(file.files):
             return _stacked([file[band] for band in instrument.bands]), None
-        if len(file.files) == 1 and not instrument.name:
+        if len(file.files) == 1 and (not instrument.name or file.files == ["arr_0"]):
             return file[file.files[0]], None
         if instrument.name:
             return None, None
@@ -159,7 +159,10 @@ def _read_fits(data: bytes, instrument: Instrument) -> _Read:
 
 
 def _choose(images: dict[int, Any], names: dict[str, Any], instrument: Instrument) -> Any:
-    """The extension that `hdu` names, that of the instrument's name, or the first image."""
+    """The extension that `hdu` names, that of the instrument's name, or the first image.
+
+    An image that has another name belongs to another instrument.
+    """
     asked = instrument.hdu
     if asked is not None:
         found = images.get(asked) if isinstance(asked, int) else names.get(asked.upper())
@@ -169,9 +172,10 @@ def _choose(images: dict[int, Any], names: dict[str, Any], instrument: Instrumen
                 f"and names {sorted(names)}"
             )
         return found
-    if instrument.name:
-        return names.get(instrument.name.upper())
-    return next(iter(images.values()))
+    if instrument.name.upper() in names:
+        return names[instrument.name.upper()]
+    free = [h for h in images.values() if not instrument.name or h.name in ("", "PRIMARY")]
+    return free[0] if free else None
 
 
 def _fits_scale(header: Any) -> float | None:

@@ -16,7 +16,6 @@ __all__ = ["Photometry", "asinh_magnitude", "circle", "coverage", "photometry_na
 POGSON = 2.5 / log(10)
 _SOFT = sqrt(POGSON)  # softening in units of the noise that Lupton et al. find best
 _STEPS = 24  # of the curve of growth
-_SUB = 16  # columns per pixel, of which each is cut by the circle exactly
 SHAPES = ("ln_radius50", "concentration", "asymmetry", "ellipticity")
 
 
@@ -34,13 +33,18 @@ def circle(n_pixels: int, radius: float) -> np.ndarray:
     -------
     ndarray of shape (n_pixels, n_pixels)
     """
-    edge = np.arange(n_pixels) - n_pixels / 2
-    middle = (np.arange(n_pixels * _SUB) + 0.5) / _SUB - n_pixels / 2
-    half = np.sqrt(np.clip(radius**2 - middle**2, 0, None))  # of the chord
-    top, bottom = edge[:, None] + 1, edge[:, None]
-    inside = np.clip(np.minimum(top, half) - np.maximum(bottom, -half), 0, None)
-    part = inside.reshape(n_pixels, n_pixels, _SUB).mean(axis=2)
-    return (part + part.T) / 2
+    edge = np.arange(n_pixels + 1) - n_pixels / 2
+    x = np.clip(np.abs(edge), None, radius)[None, :]
+    y = x.T
+    meets = np.minimum(x, np.sqrt(radius**2 - y**2))  # where the circle falls below y
+    quarter = y * meets + _under_arc(x, radius) - _under_arc(meets, radius)
+    signed = quarter * np.sign(edge)[None, :] * np.sign(edge)[:, None]  # of [0, x] times [0, y]
+    return np.diff(np.diff(signed, axis=0), axis=1)
+
+
+def _under_arc(x: np.ndarray, radius: float) -> np.ndarray:
+    """Area under the circle from 0 to x."""
+    return (x * np.sqrt(radius**2 - x**2) + radius**2 * np.arcsin(x / radius)) / 2
 
 
 def asinh_magnitude(flux: Tensor, noise: Tensor, zero_point: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +12,17 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from mmfuse import weights as packaged
 from mmfuse._random import seeded
-from mmfuse.encoders import _backbones, _checks
-from mmfuse.encoders._band_cells import Cutout, files_as_paths, open_cell, parts_of_cell
+from mmfuse.encoders import _backbones
+from mmfuse.encoders._band_cells import (
+    Cutout,
+    files_as_paths,
+    is_file,
+    open_cell,
+    parts_of_cell,
+)
+from mmfuse.encoders._band_checks import check_band_parameters
 from mmfuse.encoders._band_instruments import Grid, Instrument, parse_instruments
 from mmfuse.encoders._band_networks import (
     Branches,
@@ -71,7 +78,7 @@ class MultiBandEncoder(BaseEncoder):
         - ``background`` : None, or ``"border"`` to subtract the median of each band's border.
         - ``empty_value`` : float that marks a pixel in which nothing was observed.
         - ``hdu`` : name or number of the FITS extension. By default the one of the instrument's
-          name, or the first image.
+          name, or the first image (without a name, where the instrument has one).
     features : str, default="photometry"
         "photometry" measures asinh magnitudes in apertures, colours, size, concentration,
         asymmetry and ellipticity, and learns nothing. "cnn" is a small network with random
@@ -298,7 +305,7 @@ class MultiBandEncoder(BaseEncoder):
         instruments = parse_instruments(self.instruments)
         cells, states = as_cells(column, caller=type(self).__name__)
         rows = [
-            parts_of_cell(files_as_paths(cell), instruments)
+            _split_cell(files_as_paths(cell), instruments)
             if state == Presence.PRESENT
             else dict.fromkeys((one.name for one in instruments), Presence(int(state)))
             for cell, state in zip(cells, states, strict=True)
@@ -332,7 +339,10 @@ class MultiBandEncoder(BaseEncoder):
         return {**super()._cache_params(), "fitted": self.get_state()}
 
     def _module_identity(self) -> dict[str, Any]:
-        return {**super()._module_identity(), "weights": str(self.weights)}
+        weights = self.weights
+        if weights is not None and weights != "auto":
+            weights = packaged.file_hash(weights)
+        return {**super()._module_identity(), "weights": weights}
 
     def _side(self) -> tuple[int, int] | None:
         return None if self.image_size is None else (self.image_size, self.image_size)
@@ -387,51 +397,19 @@ class MultiBandEncoder(BaseEncoder):
     def _check_params(self) -> None:
         super()._check_params()
         parse_instruments(self.instruments)
-        _checks.check_choice(self, "fusion", ("late", "early"))
-        for name in ("field", "pixel_scale"):
-            _checks.check_number(self, name, above=0, or_none=True)
-        _checks.check_number(self, "min_coverage", above=0)
-        if self.min_coverage > 1:
-            raise ValueError(
-                f"MultiBandEncoder: min_coverage must lie in (0, 1], got {self.min_coverage!r}."
-            )
-        _checks.check_integer(self, "image_size", least=8, or_none=True)
-        _checks.check_integer(self, "random_state", least=0)
-        _checks.check_flag(self, "symmetric")
-        if self.pixel_scale is not None and self.fusion == "late":
-            raise ValueError(
-                "MultiBandEncoder: pixel_scale is that of the common grid of fusion='early'; with "
-                "fusion='late' give it in instruments."
-            )
-        self._check_apertures()
-        self._check_features()
+        check_band_parameters(self)
 
-    def _check_apertures(self) -> None:
-        radii = self.apertures
-        if radii is None:
-            return
-        listed = radii if hasattr(radii, "__len__") and not isinstance(radii, (str, dict)) else ()
-        numbers = [r for r in listed if isinstance(r, (int, float, np.number)) and isfinite(r)]
-        rising = all(a < b for a, b in zip([0, *numbers], numbers, strict=False))
-        if not len(listed) or len(numbers) != len(listed) or not rising:
-            raise ValueError(
-                "MultiBandEncoder: apertures must be rising positive numbers or None, "
-                f"got {radii!r}."
-            )
 
-    def _check_features(self) -> None:
-        if self.features in ("photometry", "cnn"):
-            if self.weights not in ("auto", None):
-                raise ValueError(
-                    f"MultiBandEncoder: weights must be 'auto' or None with features="
-                    f"{self.features!r}, got {self.weights!r}."
-                )
-            return
+def _split_cell(cell: Any, instruments: Sequence[Instrument]) -> dict[str, Any]:
+    """The cells of each instrument; one that the common file lacks is ABSENT."""
+    parts = parts_of_cell(cell, instruments)
+    if is_file(cell):
         try:
-            _backbones.check_backbone(self.features)
-        except ValueError as exc:
-            hint = str(exc).partition("; ")[2] or "see timm.list_models()."
-            raise ValueError(
-                "MultiBandEncoder: features must be 'photometry', 'cnn' or a model of timm, got "
-                f"{self.features!r}; {hint}"
-            ) from None
+            found = open_cell(cell, instruments)
+        except SampleError:  # `encode` says which row and file
+            return parts
+        return {
+            name: raw if found[name].cube is not None else found[name].state
+            for name, raw in parts.items()
+        }
+    return parts
