@@ -109,9 +109,8 @@ def table(frame: pd.DataFrame, names: Sequence[str]) -> list[str]:
     head = ["fusion", "test rows", *names]
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for (label, removed), values in frame.iterrows():
-        lines.append(
-            f"| {label} | {removed} | {' | '.join('' if np.isnan(v) else f'{v:.3f}' for v in values)} |"
-        )
+        numbers = ("" if np.isnan(value) else f"{value:.3f}" for value in values)
+        lines.append(f"| {label} | {removed} | {' | '.join(numbers)} |")
     return lines
 
 

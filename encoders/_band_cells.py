@@ -33,11 +33,14 @@ class Cutout:
     pixel_scale : float or None
         What the file states.
     state : Presence
+    held : bool
+        Whether a file that several instruments share has an entry for this one.
     """
 
     cube: np.ndarray | None
     pixel_scale: float | None
     state: Presence
+    held: bool = True
 
 
 def files_as_paths(cell: Any) -> Any:
@@ -93,7 +96,7 @@ def open_cell(cell: Any, instruments: Sequence[Instrument]) -> dict[str, Cutout]
     parts = parts_of_cell(cell, instruments)
     shared = len(instruments) > 1 and is_file(cell)
     found = {one.name: _open_part(parts[one.name], one, shared) for one in instruments}
-    if shared and all(cut.cube is None and cut.state == Presence.ABSENT for cut in found.values()):
+    if not any(cut.held for cut in found.values()):
         raise SampleError(f"the file has no pixels under the names {', '.join(found)}")
     return found
 
@@ -107,7 +110,7 @@ def _open_part(raw: Any, instrument: Instrument, shared: bool) -> Cutout:
         if cube is None and not shared:
             raise SampleError("the file has no entry of this name, and none without a name")
         if cube is None:
-            return Cutout(None, None, Presence.ABSENT)
+            return Cutout(None, None, Presence.ABSENT, held=False)
         _check_scale(scale, instrument)
     except SampleError as exc:
         if not instrument.name:

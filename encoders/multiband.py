@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,7 +38,6 @@ from mmfuse.encoders._band_setup import ROWS, bring_to_grid, make_grids
 from mmfuse.encoders._columns import as_cells
 from mmfuse.encoders._modules import state_hash
 from mmfuse.encoders.base import BaseEncoder, Encoded
-from mmfuse.exceptions import SampleError
 from mmfuse.presence import Presence
 from mmfuse.table.cells import object_array
 
@@ -126,6 +126,8 @@ class MultiBandEncoder(BaseEncoder):
     is kept, an absent instrument is missing instead of zero, resampling keeps flux, evaluation
     averages over eight fixed views instead of turning at random, and classical photometry is
     offered. `fit` looks at 64 evenly spaced training rows for what is not given.
+
+    A GeoTIFF's value for no data is NaN. Those with LZW compression need the package imagecodecs.
 
     In a dict, one instrument that cannot be read fails the whole cell. With one encoder per
     instrument (`split`) only that modality is FAILED, and a head learns what its absence means.
@@ -218,7 +220,7 @@ class MultiBandEncoder(BaseEncoder):
         for row in rows:
             try:
                 opened.append(open_cell(files_as_paths(cells[row]), instruments))
-            except SampleError as exc:  # `encode` says which row and file
+            except ValueError as exc:  # `encode` says which row and file
                 problems.append(f"row {row}: {exc}")
         if problems and not opened:
             raise ValueError(
@@ -252,7 +254,10 @@ class MultiBandEncoder(BaseEncoder):
             A dict of instruments with ``fusion="late"`` and more than one instrument. NaN where
             not observed, +inf where nothing was observed. None if nothing else was observed.
         """
-        instruments = parse_instruments(self.instruments)
+        instruments = [
+            replace(one, pixel_scale=self.pixel_scales_[one.name])
+            for one in parse_instruments(self.instruments)
+        ]
         cuts = open_cell(files_as_paths(sample), instruments)
         arrays = [
             bring_to_grid(cuts, members, grid, self.pixel_scales_, self.min_coverage)
@@ -286,7 +291,7 @@ class MultiBandEncoder(BaseEncoder):
             raise ValueError("MultiBandEncoder: split needs an encoder of several instruments.")
         return {
             one.name: clone(self).set_params(
-                instruments={one.name: self.instruments[one.name]}, fusion="late"
+                instruments={one.name: self.instruments[one.name]}, fusion="late", pixel_scale=None
             )
             for one in named
         }
@@ -406,7 +411,7 @@ def _split_cell(cell: Any, instruments: Sequence[Instrument]) -> dict[str, Any]:
     if is_file(cell):
         try:
             found = open_cell(cell, instruments)
-        except SampleError:  # `encode` says which row and file
+        except ValueError:  # `encode` says which row and file
             return parts
         return {
             name: raw if found[name].cube is not None else found[name].state

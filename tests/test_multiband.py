@@ -107,6 +107,9 @@ def test_the_pixel_scale_comes_from_the_file(write, tmp_path):
     encoder = make({"bands": ["g", "r"]}).fit([path])
     assert encoder.pixel_scales_[""] == pytest.approx(0.4)
     assert encoder.grids_[0].n_pixels == 20
+    other = write(tmp_path / "b", cubes(1)[0], scale=0.3)
+    with pytest.raises(EncodingError, match="pixels of 0.3, and pixel_scale is 0.4"):
+        encoder.encode([other])
     with pytest.raises(EncodingError, match="row 0 .*pixels of 0.4, and pixel_scale is 0.2; corr"):
         make().fit(cubes()).encode([path])
 
@@ -124,6 +127,7 @@ def test_what_a_geotiff_marks_as_no_data_was_not_observed(tmp_path):
         make({"bands": ["g", "r"]}).fit([degrees])
 
 
+@pytest.mark.filterwarnings("ignore:bands. 1 of")
 def test_several_instruments_in_one_file(tmp_path):
     fits = pytest.importorskip("astropy.io.fits")
     cell = both(1)[0]
@@ -142,6 +146,8 @@ def test_several_instruments_in_one_file(tmp_path):
         np.testing.assert_allclose(encoder.transform([given]), expected, rtol=1e-6)
     half = encoder.transform([tmp_path / "half.npz"])
     np.testing.assert_array_equal(half, encoder.transform([{"optical": cell["optical"]}]))
+    np.savez(tmp_path / "dark.npz", **{name: np.nan * cell[name] for name in cell})
+    assert encoder.encode([tmp_path / "dark.npz"]).presence.tolist() == [Presence.ABSENT]
     columns = encoder.split_column([tmp_path / "a.npz", tmp_path / "half.npz", tmp_path / "gone"])
     parts = encoder.split()
     values = [
@@ -189,6 +195,7 @@ def test_bad_samples_name_row_and_file(tmp_path):
         (np.ma.masked_invalid(cubes(1)[0]), "a masked array is not taken"),
         (7, "expected an array, a path or the bytes of a FITS, .*got an object of type int"),
         ({"hst": np.ones((2, 9, 9))}, "there is no instrument 'hst'"),
+        ([[1.0, 2.0], [3.0]], "ValueError"),
     ]:
         with pytest.raises(EncodingError, match=f"bands, row 0: .*{message}"):
             encoder.encode([sample])
@@ -266,6 +273,8 @@ def test_late_fusion_is_one_encoder_per_instrument(features):
     column = both()
     encoder = make(TWO, features=features).fit(column)
     parts, columns = encoder.split(), encoder.split_column([*column, None, Presence.FAILED])
+    early = make(TWO, features=features, fusion="early", pixel_scale=0.25)
+    assert early.split()["optical"].get_params() == parts["optical"].get_params()
     assert list(parts) == list(columns) == ["optical", "infrared"]
     fitted = {name: part.fit(columns[name]) for name, part in parts.items()}
     values = np.hstack([fitted[name].transform(columns[name]) for name in parts])
