@@ -130,7 +130,9 @@ class MultiBandEncoder(BaseEncoder):
     A GeoTIFF's value for no data is NaN. Those with LZW compression need the package imagecodecs.
 
     In a dict, one instrument that cannot be read fails the whole cell. With one encoder per
-    instrument (`split`) only that modality is FAILED, and a head learns what its absence means.
+    instrument (`split`) only that modality is FAILED, and a head learns what its absence means. A
+    model of one block learns that only from training rows with gaps: where instruments may be
+    missing later, add copies of training rows without them, in the same group as their original.
 
     Examples
     --------
