@@ -6,6 +6,7 @@ if __name__ != "mmfuse.encoders":
 from mmfuse.encoders.audio import LogMelEncoder
 from mmfuse.encoders.base import BaseEncoder, Encoded
 from mmfuse.encoders.image import ImageEncoder
+from mmfuse.encoders.multiband import MultiBandEncoder
 from mmfuse.encoders.numeric import NumericEncoder
 from mmfuse.encoders.text import SentenceEncoder
 
@@ -14,6 +15,7 @@ __all__ = [
     "Encoded",
     "ImageEncoder",
     "LogMelEncoder",
+    "MultiBandEncoder",
     "NumericEncoder",
     "SentenceEncoder",
 ]

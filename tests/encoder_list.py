@@ -13,6 +13,7 @@ from mmfuse.encoders import (
     BaseEncoder,
     ImageEncoder,
     LogMelEncoder,
+    MultiBandEncoder,
     NumericEncoder,
     SentenceEncoder,
 )
@@ -61,6 +62,13 @@ def _records() -> list[Any]:
     return [{"age": age, "sex": "fm"[i % 2], "smokes": i > 3} for i, age in enumerate(ages)]
 
 
+def _cutouts() -> list[Any]:
+    rng = np.random.default_rng(2)
+    x, y = np.meshgrid(np.arange(16) - 7.5, np.arange(16) - 7.5)
+    galaxy = np.exp(-np.hypot(x, y) / 3)
+    return [rng.normal(20 * (i + 1) * galaxy, 1, (2, 16, 16)) for i in range(6)]
+
+
 def _bad_file(name: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         path = folder / name
@@ -78,6 +86,16 @@ ENCODERS: dict[str, Case] = {
         LogMelEncoder(n_mels=20, n_segments=2, device="cpu"), _sounds, _bad_file("a.wav")
     ),
     "sentence": Case(SentenceEncoder(device="cpu"), _texts, _bad_file("a.txt")),
+    "bands": Case(
+        MultiBandEncoder({"bands": ["g", "r"], "pixel_scale": 0.2}, device="cpu"),
+        _cutouts,
+        _bad_file("a.fits"),
+    ),
+    "bands-cnn": Case(
+        MultiBandEncoder({"bands": ["g", "r"], "pixel_scale": 0.2}, features="cnn", device="cpu"),
+        _cutouts,
+        _bad_file("a.npy"),
+    ),
     "numeric": Case(
         NumericEncoder(),
         _records,
