@@ -14,6 +14,7 @@ __all__ = [
     "LogMelSequence",
     "LogMelStatistics",
     "LogMelTracks",
+    "changes",
     "deltas",
     "equal_shares",
     "masked_percentiles",
@@ -100,7 +101,7 @@ class LogMelTracks(nn.Module):
         )  # (n, bins, frames)
         real, imaginary = torch.view_as_real(spectrum).unbind(dim=3)  # abs() takes a slow root
         power = self.filters @ (real.square() + imaginary.square())
-        frames = 1 + length.clamp(min=self.n_fft) // self.hop_length
+        frames = 1 + length // self.hop_length  # their centres lie in the clip
         valid = torch.arange(power.shape[2], device=wave.device) < frames[:, None]  # (n, frames)
         power = power.masked_fill(~valid[:, None], 0.0)
         loudest = power.amax(dim=(1, 2), keepdim=True)
@@ -130,16 +131,20 @@ class LogMelStatistics(LogMelTracks):
     Parameters
     ----------
     percentiles : tuple of float
+    n_scales : int
+        Scales in time at which changes are measured, see `changes`.
     n_segments : int
         Above 1, the statistics of that many equal segments follow those of the clip.
     **spectrum
         See `LogMelTracks`.
     """
 
-    def __init__(self, *, percentiles: tuple[float, ...], n_segments: int, **spectrum: Any) -> None:
+    def __init__(
+        self, *, percentiles: tuple[float, ...], n_scales: int, n_segments: int, **spectrum: Any
+    ) -> None:
         super().__init__(**spectrum)
         self.shares = [percentile / 100 for percentile in percentiles]
-        self.n_segments = n_segments
+        self.n_scales, self.n_segments = n_scales, n_segments
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Encode a batch, see `tracks`.
@@ -147,14 +152,18 @@ class LogMelStatistics(LogMelTracks):
         Returns
         -------
         Tensor of shape (n, n_features)
-            For the clip and then for each segment: log-Mel in dB (mean, sd, percentiles, each
-            n_mels wide), then the same of the deltas in dB per frame.
+            For the clip and then for each segment: log-Mel in dB (mean, sd, percentiles, changes,
+            each n_mels wide), then mean, sd and percentiles of the deltas in dB per frame.
         """
         tracks, frames = self.tracks(batch)
         spans = [(torch.zeros_like(frames), frames)]
         if self.n_segments > 1:
             spans += [self._segment(frames, i) for i in range(self.n_segments)]
-        parts = [self._statistics(track, *span) for span in spans for track in tracks]
+        parts = []
+        for span in spans:
+            parts.append(self._statistics(tracks[0], *span))
+            parts += changes(tracks[0], *span, self.n_scales)
+            parts += [self._statistics(track, *span) for track in tracks[1:]]
         return torch.cat(parts, dim=1)
 
     def _segment(self, frames: Tensor, i: int) -> tuple[Tensor, Tensor]:
@@ -172,6 +181,41 @@ class LogMelStatistics(LogMelTracks):
         sd = (apart.square().sum(dim=2) / count).sqrt()
         ranked = masked_percentiles(track, inside, self.shares)
         return torch.cat([mean, sd, *ranked], dim=1)
+
+
+def changes(track: Tensor, start: Tensor, stop: Tensor, n_scales: int) -> list[Tensor]:
+    """Return how much a track changes at scales of 1, 2, 4, ... frames.
+
+    The change at a scale is the mean absolute difference between the means of neighbouring
+    stretches of that many frames, cut from the start. A span without two stretches of that length
+    takes the change at the longest scale that it has; a single frame does not change.
+
+    Parameters
+    ----------
+    track : Tensor of shape (n, channels, frames)
+    start, stop : Tensor of shape (n,)
+        The span of each clip.
+    n_scales : int
+
+    Returns
+    -------
+    list of Tensor of shape (n, channels)
+    """
+    at = torch.arange(track.shape[2], device=track.device)
+    if n_scales and start.any():
+        place = (start[:, None] + at).clamp(max=track.shape[2] - 1)
+        track = track.gather(2, place[:, None].expand(-1, track.shape[1], -1))
+    count, found = stop - start, [torch.zeros_like(track[:, :, 0])]
+    for _ in range(n_scales):
+        steps = track.diff(dim=2).abs()
+        outside = at[: steps.shape[2]] >= (count - 1)[:, None]
+        total = steps.masked_fill(outside[:, None], 0.0).sum(dim=2)
+        change = total / (count - 1).clamp(min=1)[:, None]
+        found.append(torch.where((count > 1)[:, None], change, found[-1]))
+        even = track[:, :, : track.shape[2] // 2 * 2]
+        track = (even[:, :, ::2] + even[:, :, 1::2]) / 2
+        count = count // 2
+    return found[1:]
 
 
 class LogMelSequence(LogMelTracks):

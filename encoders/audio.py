@@ -38,8 +38,8 @@ class LogMelEncoder(BaseEncoder):
     exactly between two frames of an MP3 file that does not say how many frames it has.
 
     The spectrum is measured in dB below the loudest point of the clip, so that loudness and
-    microphone gain do not count. Each clip is encoded as if it were alone: padding that a batch
-    needs never reaches a statistic.
+    microphone gain do not count. The 1 + n_samples // hop_length frames are centred in the
+    clip. Each clip is encoded as if it were alone: padding that a batch needs never reaches a value.
 
     Parameters
     ----------
@@ -65,6 +65,10 @@ class LogMelEncoder(BaseEncoder):
         Statistics over all frames, or `n_frames` steps in time.
     percentiles : sequence of float, default=(10, 50, 90)
         For statistics: percentiles over frames, besides mean and standard deviation.
+    n_scales : int, default=6
+        For statistics: add how much the spectrum changes at scales of 1, 2, 4, ... frames (6: up to
+        32). The change is the mean absolute difference between neighbouring stretches of that
+        length; a sound too short for a scale takes the change at the longest it has.
     n_segments : int, default=1
         For statistics: above 1, add those of that many equal segments in time.
     n_frames : int, default=32
@@ -87,14 +91,17 @@ class LogMelEncoder(BaseEncoder):
     ----------
     n_features_out_ : int
     output_shape_ : tuple of int
-        ``values.reshape(-1, *output_shape_)`` has axes: span, track, statistic, band for
-        statistics; step, track, band for a sequence.
+        ``values.reshape(-1, *output_shape_)`` has axes: step, track, band for a sequence; span,
+        statistic, band for statistics.
 
     Notes
     -----
-    Spans are the clip, then each segment if there are several; tracks the spectrum, then its slope;
-    statistics the mean, standard deviation, then percentiles. The slope is that of a least-squares
-    line through five frames (Furui 1986, IEEE Trans. ASSP 34).
+    Spans are the clip, then each segment if there are several. Tracks are the spectrum, then its
+    slope, that of a least-squares line through five frames (Furui 1986, IEEE Trans. ASSP 34).
+    Statistics are mean, standard deviation, percentiles and changes of the spectrum, then the first
+    three of the slope. Changes are the mean size of the details of a Haar wavelet transform of each
+    band, up to a factor, as in a scattering transform (Anden and Mallat 2014, IEEE Trans. Signal
+    Processing 62) with first-order paths over the envelope only.
 
     The voice by energy: a frame of 25 ms counts if its level is above the background (the tenth
     percentile of levels) by a quarter of the way to the loudest frame; a recording whose loudest
@@ -109,8 +116,8 @@ class LogMelEncoder(BaseEncoder):
     >>> tone = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     >>> encoder = LogMelEncoder(n_mels=32, cache=False).fit([tone])
     >>> encoder.transform([tone]).shape
-    (1, 320)
-    >>> encoder.get_feature_names_out()[[0, 319]].tolist()
+    (1, 512)
+    >>> encoder.get_feature_names_out()[[0, 511]].tolist()
     ['audio_mel0_mean', 'audio_delta31_p90']
     >>> sequence = LogMelEncoder(n_mels=32, output="sequence", n_frames=10, cache=False)
     >>> values = sequence.fit_transform([tone])
@@ -136,6 +143,7 @@ class LogMelEncoder(BaseEncoder):
         deltas: bool = True,
         output: str = "statistics",
         percentiles: Sequence[float] = (10, 50, 90),
+        n_scales: int = 6,
         n_segments: int = 1,
         n_frames: int = 32,
         max_duration: float | None = None,
@@ -167,6 +175,7 @@ class LogMelEncoder(BaseEncoder):
         self.deltas = deltas
         self.output = output
         self.percentiles = percentiles
+        self.n_scales = n_scales
         self.n_segments = n_segments
         self.n_frames = n_frames
         self.max_duration = max_duration
@@ -242,14 +251,21 @@ class LogMelEncoder(BaseEncoder):
         if self.output == "sequence":
             return LogMelSequence(n_frames=self.n_frames, **spectrum)
         return LogMelStatistics(
-            percentiles=tuple(self.percentiles), n_segments=self.n_segments, **spectrum
+            percentiles=tuple(self.percentiles),
+            n_scales=self.n_scales,
+            n_segments=self.n_segments,
+            **spectrum,
         )
 
     def _f_max(self) -> float:
         return self.sample_rate / 2 if self.f_max is None else self.f_max
 
-    def _statistics(self) -> list[str]:
-        return ["mean", "sd", *(f"p{percentile:g}" for percentile in self.percentiles)]
+    def _statistics(self) -> list[tuple[str, str]]:
+        """Return track and name of every statistic."""
+        plain = ["mean", "sd", *(f"p{percentile:g}" for percentile in self.percentiles)]
+        changes = [f"change{2**scale}" for scale in range(self.n_scales)]
+        slope = plain if self.deltas else []
+        return [("mel", one) for one in plain + changes] + [("delta", one) for one in slope]
 
     def _tracks(self) -> list[str]:
         return ["mel", "delta"] if self.deltas else ["mel"]
@@ -261,8 +277,7 @@ class LogMelEncoder(BaseEncoder):
     def _shape(self) -> tuple[int, ...]:
         if self.output == "sequence":
             return (self.n_frames, len(self._tracks()), self.n_mels)
-        spans, tracks, statistics = self._spans(), self._tracks(), self._statistics()
-        return (len(spans), len(tracks), len(statistics), self.n_mels)
+        return (len(self._spans()), len(self._statistics()), self.n_mels)
 
     def _width(self) -> int:
         return math.prod(self._shape())
@@ -278,8 +293,7 @@ class LogMelEncoder(BaseEncoder):
         return [
             f"{self.modality}_{span}{track}{band}_{statistic}"
             for span in self._spans()
-            for track in self._tracks()
-            for statistic in self._statistics()
+            for track, statistic in self._statistics()
             for band in range(self.n_mels)
         ]
 
@@ -287,6 +301,7 @@ class LogMelEncoder(BaseEncoder):
         super()._check_params()
         for name in (*_LENGTHS, "n_mels", "n_segments", "n_frames"):
             _checks.check_integer(self, name, least=1)
+        _checks.check_integer(self, "n_scales", least=0)
         _checks.check_number(self, "f_min")
         _checks.check_number(self, "f_max", above=0, or_none=True)
         _checks.check_number(self, "top_db", above=0)
