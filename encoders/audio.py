@@ -38,8 +38,8 @@ class LogMelEncoder(BaseEncoder):
     exactly between two frames of an MP3 file that does not say how many frames it has.
 
     The spectrum is measured in dB below the loudest point of the clip, so that loudness and
-    microphone gain do not count. The 1 + n_samples // hop_length frames are centred in the
-    clip. Each clip is encoded as if it were alone: padding that a batch needs never reaches a value.
+    microphone gain do not count. The 1 + n_samples // hop_length frames are centred in the clip.
+    Each clip is encoded as if it were alone: padding that a batch needs never reaches a value.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ from mmfuse.exceptions import SampleError
 __all__ = ["OpenSmileEncoder"]
 
 _SETS = ("eGeMAPSv02", "GeMAPSv01b", "emobase", "ComParE_2016")
-_OVERSHOOT = 1.5  # lossy codecs and resampling pass 1 a little
+_OVERSHOOT = 4.0  # lossy codecs pass 1, by half in a real Vorbis file; players clip too
 _lock = threading.Lock()
 
 
@@ -35,7 +35,8 @@ class OpenSmileEncoder(BaseEncoder):
 
     A cell is whatever `LogMelEncoder` takes. A sound without samples or of zeros only is EMPTY;
     one that is too short for the functionals (some 60 ms) is an error. Unlike `LogMelEncoder` the
-    loudness of the recording counts, so samples must lie in -1..1.
+    loudness of the recording counts, so samples must lie in -1..1; what a lossy codec puts beyond
+    is clipped, and samples beyond 4 are an error.
 
     Parameters
     ----------
