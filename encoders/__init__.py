@@ -8,6 +8,7 @@ from mmfuse.encoders.base import BaseEncoder, Encoded
 from mmfuse.encoders.image import ImageEncoder
 from mmfuse.encoders.multiband import MultiBandEncoder
 from mmfuse.encoders.numeric import NumericEncoder
+from mmfuse.encoders.opensmile import OpenSmileEncoder
 from mmfuse.encoders.text import SentenceEncoder
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "LogMelEncoder",
     "MultiBandEncoder",
     "NumericEncoder",
+    "OpenSmileEncoder",
     "SentenceEncoder",
 ]

@@ -15,6 +15,7 @@ from mmfuse.encoders import (
     LogMelEncoder,
     MultiBandEncoder,
     NumericEncoder,
+    OpenSmileEncoder,
     SentenceEncoder,
 )
 
@@ -33,6 +34,7 @@ class Case:
     samples: Callable[[], list[Any]]
     broken: Callable[[Path], Any]
     reads_files: bool = True
+    needs: str | None = None  # a package without which the case is skipped
 
 
 def _pictures() -> list[Any]:
@@ -44,6 +46,13 @@ def _sounds() -> list[Any]:
     rng = np.random.default_rng(1)
     lengths = (300, 1600, 1601, 5000, 9000, 16000)
     return [rng.normal(size=n).astype(np.float32) * np.linspace(0.1, 1, n) for n in lengths]
+
+
+def _voices() -> list[Any]:
+    return [
+        0.3 * np.sin(2 * np.pi * (100 + 40 * i) * np.arange(4000 + 900 * i) / 16000)
+        for i in range(6)
+    ]
 
 
 def _texts() -> list[Any]:
@@ -84,6 +93,14 @@ ENCODERS: dict[str, Case] = {
     ),
     "log-mel": Case(
         LogMelEncoder(n_mels=20, n_segments=2, device="cpu"), _sounds, _bad_file("a.wav")
+    ),
+    "log-mel sequence": Case(
+        LogMelEncoder(n_mels=20, output="sequence", n_frames=6, device="cpu"),
+        _sounds,
+        _bad_file("a.wav"),
+    ),
+    "opensmile": Case(
+        OpenSmileEncoder(device="cpu"), _voices, _bad_file("a.wav"), needs="opensmile"
     ),
     "sentence": Case(SentenceEncoder(device="cpu"), _texts, _bad_file("a.txt")),
     "bands": Case(
