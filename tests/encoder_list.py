@@ -39,6 +39,12 @@ def _pictures() -> list[Any]:
     return [rng.integers(0, 256, (20 + 5 * i, 30, 3), dtype=np.uint8) for i in range(6)]
 
 
+def _regions() -> list[Any]:
+    boxes = [(0, 0, 12, 9), (3, 3, 30, 20), (1, 0, 8, 20), (5, 5, 25, 15), (0, 10, 30, 20)]
+    pictures = _pictures()
+    return [*zip(pictures, boxes, strict=False), {"image": pictures[5], "box": (2, 2, 20, 30)}]
+
+
 def _sounds() -> list[Any]:
     rng = np.random.default_rng(1)
     lengths = (300, 1600, 1601, 5000, 9000, 16000)
@@ -73,6 +79,13 @@ def _bad_file(name: str) -> Callable[[Path], Path]:
 ENCODERS: dict[str, Case] = {
     "image": Case(
         ImageEncoder(weights=None, image_size=32, device="cpu"), _pictures, _bad_file("a.png")
+    ),
+    "image-map": Case(
+        ImageEncoder(
+            "resnet10t", weights=None, image_size=64, features="map", grid=(2, 1), device="cpu"
+        ),
+        _regions,
+        _bad_file("a.png"),
     ),
     "log-mel": Case(
         LogMelEncoder(n_mels=20, n_segments=2, device="cpu"), _sounds, _bad_file("a.wav")
