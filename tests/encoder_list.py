@@ -62,6 +62,17 @@ def _texts() -> list[Any]:
     ]
 
 
+def _talks() -> list[Any]:
+    return [
+        [("I", "How are you?"), ("P", "I am fine."), ("p", "Really.")],
+        [{"speaker": "P", "text": "It rains. " * 12}, {"speaker": "I", "text": "Yes."}],
+        "P: Hello there.\nI: Hello.\nP: A word " + "again " * 25,
+        [("P", "galaxy")],
+        ["P: One line.", "and another"],
+        "Q: Well?\nP: The patient sleeps badly. Wakes early! Eats little?",
+    ]
+
+
 def _records() -> list[Any]:
     ages = [31.0, 42.5, None, 18.0, 77.0, 55.0]
     return [{"age": age, "sex": "fm"[i % 2], "smokes": i > 3} for i, age in enumerate(ages)]
@@ -91,6 +102,17 @@ ENCODERS: dict[str, Case] = {
         LogMelEncoder(n_mels=20, n_segments=2, device="cpu"), _sounds, _bad_file("a.wav")
     ),
     "sentence": Case(SentenceEncoder(device="cpu"), _texts, _bad_file("a.txt")),
+    "transcript": Case(
+        SentenceEncoder(
+            max_length=24,
+            speakers="P",
+            pooling="stats",
+            prompts={"mood": "Mood of: ", "energy": "Is {text} lively?"},
+            device="cpu",
+        ),
+        _talks,
+        _bad_file("a.txt"),
+    ),
     "numeric": Case(
         NumericEncoder(),
         _records,
