@@ -42,6 +42,12 @@ def _pictures() -> list[Any]:
     return [rng.integers(0, 256, (20 + 5 * i, 30, 3), dtype=np.uint8) for i in range(6)]
 
 
+def _regions() -> list[Any]:
+    boxes = [(0, 0, 12, 9), (3, 3, 30, 20), (1, 0, 8, 20), (5, 5, 25, 15), (0, 10, 30, 20)]
+    pictures = _pictures()
+    return [*zip(pictures, boxes, strict=False), {"image": pictures[5], "box": (2, 2, 20, 30)}]
+
+
 def _sounds() -> list[Any]:
     rng = np.random.default_rng(1)
     lengths = (300, 1600, 1601, 5000, 9000, 16000)
@@ -63,6 +69,17 @@ def _texts() -> list[Any]:
         "galaxy",
         "A long text. " * 20,
         "Zwei Sprachen, une phrase.",
+    ]
+
+
+def _talks() -> list[Any]:
+    return [
+        [("I", "How are you?"), ("P", "I am fine."), ("p", "Really.")],
+        [{"speaker": "P", "text": "It rains. " * 12}, {"speaker": "I", "text": "Yes."}],
+        "P: Hello there.\nI: Hello.\nP: A word " + "again " * 25,
+        [("P", "galaxy")],
+        ["P: One line.", "and another"],
+        "Q: Well?\nP: The patient sleeps badly. Wakes early! Eats little?",
     ]
 
 
@@ -91,6 +108,13 @@ ENCODERS: dict[str, Case] = {
     "image": Case(
         ImageEncoder(weights=None, image_size=32, device="cpu"), _pictures, _bad_file("a.png")
     ),
+    "image-map": Case(
+        ImageEncoder(
+            "resnet10t", weights=None, image_size=64, features="map", grid=(2, 1), device="cpu"
+        ),
+        _regions,
+        _bad_file("a.png"),
+    ),
     "log-mel": Case(
         LogMelEncoder(n_mels=20, n_segments=2, device="cpu"), _sounds, _bad_file("a.wav")
     ),
@@ -112,6 +136,16 @@ ENCODERS: dict[str, Case] = {
         MultiBandEncoder({"bands": ["g", "r"], "pixel_scale": 0.2}, features="cnn", device="cpu"),
         _cutouts,
         _bad_file("a.npy"),
+    "transcript": Case(
+        SentenceEncoder(
+            max_length=24,
+            speakers="P",
+            pooling="stats",
+            prompts={"mood": "Mood of: ", "energy": "Is {text} lively?"},
+            device="cpu",
+        ),
+        _talks,
+        _bad_file("a.txt"),
     ),
     "numeric": Case(
         NumericEncoder(),
