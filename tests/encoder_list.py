@@ -136,6 +136,7 @@ ENCODERS: dict[str, Case] = {
         MultiBandEncoder({"bands": ["g", "r"], "pixel_scale": 0.2}, features="cnn", device="cpu"),
         _cutouts,
         _bad_file("a.npy"),
+    ),
     "transcript": Case(
         SentenceEncoder(
             max_length=24,
