@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -17,9 +16,9 @@ from mmfuse._require import require
 from mmfuse.encoders import _checks
 from mmfuse.encoders._modules import state_hash
 from mmfuse.encoders._stream import chunks
+from mmfuse.encoders._texts import read_sentences
 from mmfuse.encoders.base import BaseEncoder
-from mmfuse.exceptions import SampleError, WeightsNotFoundError
-from mmfuse.table.cells import is_missing
+from mmfuse.exceptions import WeightsNotFoundError
 
 __all__ = ["SentenceEncoder"]
 
@@ -103,22 +102,7 @@ class SentenceEncoder(BaseEncoder):
 
         `collate` makes tensors of them, as the tokenizer works on batches.
         """
-        if isinstance(sample, Path):
-            sample = _read_text(sample)
-        if isinstance(sample, str):
-            return [str(sample)] if sample.strip() else None
-        if not isinstance(sample, (list, tuple, np.ndarray)):
-            raise SampleError(
-                "expected a str, the Path of a text file or a list of sentences, "
-                f"got an object of type {type(sample).__name__}"
-            )
-        sentences = [sentence for sentence in sample if not is_missing(sentence)]
-        for sentence in sentences:
-            if not isinstance(sentence, str):
-                raise SampleError(
-                    f"a list of sentences must hold str only, got {type(sentence).__name__}"
-                )
-        return [str(sentence) for sentence in sentences] or None
+        return read_sentences(sample)
 
     def collate(self, items: list[list[str]]) -> dict[str, Any]:
         """Tokenize a batch.
@@ -251,15 +235,6 @@ def _tokens(model: Any, texts: list[str], prompt: str | None) -> dict[str, Any]:
     if hasattr(model, "preprocess"):  # named tokenize before sentence-transformers 5
         return dict(model.preprocess(texts, prompt=prompt))
     return dict(model.tokenize([(prompt or "") + text for text in texts]))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise SampleError("no such file") from None
-    except UnicodeDecodeError as exc:
-        raise SampleError(f"the file is not UTF-8 text ({exc.reason} at {exc.start})") from None
 
 
 def _folder_hash(folder: Path) -> str:
