@@ -5,14 +5,21 @@ if __name__ != "mmfuse.encoders":
 
 from mmfuse.encoders.audio import LogMelEncoder
 from mmfuse.encoders.base import BaseEncoder, Encoded
+from mmfuse.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
+from mmfuse.encoders.conse import ConSEEncoder
 from mmfuse.encoders.image import ImageEncoder
 from mmfuse.encoders.multiband import MultiBandEncoder
 from mmfuse.encoders.numeric import NumericEncoder
 from mmfuse.encoders.opensmile import OpenSmileEncoder
 from mmfuse.encoders.text import SentenceEncoder
+from mmfuse.encoders.zero_shot import CLIPZeroShotEncoder
 
 __all__ = [
     "BaseEncoder",
+    "CLIPImageEncoder",
+    "CLIPTextEncoder",
+    "CLIPZeroShotEncoder",
+    "ConSEEncoder",
     "Encoded",
     "ImageEncoder",
     "LogMelEncoder",

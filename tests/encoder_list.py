@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tiny_clip import TINY
 
 from mmfuse.encoders import (
     BaseEncoder,
+    CLIPImageEncoder,
+    CLIPTextEncoder,
+    CLIPZeroShotEncoder,
+    ConSEEncoder,
     ImageEncoder,
     LogMelEncoder,
     MultiBandEncoder,
@@ -113,6 +118,25 @@ ENCODERS: dict[str, Case] = {
             "resnet10t", weights=None, image_size=64, features="map", grid=(2, 1), device="cpu"
         ),
         _regions,
+        _bad_file("a.png"),
+    ),
+    "clip image": Case(
+        CLIPImageEncoder(TINY, device="cpu", random_state=1), _pictures, _bad_file("a.png")
+    ),
+    "clip text": Case(CLIPTextEncoder(TINY, device="cpu"), _texts, _bad_file("a.txt")),
+    "clip zero-shot": Case(
+        CLIPZeroShotEncoder(["cat", "dog", "galaxy"], model=TINY, device="cpu"),
+        _pictures,
+        _bad_file("a.png"),
+    ),
+    "conse": Case(
+        ConSEEncoder(
+            ["cat", "dog", "galaxy"],
+            image_size=32,
+            source_names=["lynx", "wolf", "star", "chair", "car"] * 200,  # few texts: quick
+            device="cpu",
+        ),
+        _pictures,
         _bad_file("a.png"),
     ),
     "log-mel": Case(
