@@ -3,17 +3,23 @@
 if __name__ != "mmfuse.encoders":
     raise ImportError("import it as mmfuse.encoders, not as a top-level package")
 
+from mmfuse.encoders._object_cells import ObjectInFrame
+from mmfuse.encoders._projection import Augmentation
 from mmfuse.encoders.audio import LogMelEncoder
 from mmfuse.encoders.base import BaseEncoder, Encoded
 from mmfuse.encoders.image import ImageEncoder
+from mmfuse.encoders.lidar_camera import LidarCameraEncoder
 from mmfuse.encoders.numeric import NumericEncoder
 from mmfuse.encoders.text import SentenceEncoder
 
 __all__ = [
+    "Augmentation",
     "BaseEncoder",
     "Encoded",
     "ImageEncoder",
+    "LidarCameraEncoder",
     "LogMelEncoder",
     "NumericEncoder",
+    "ObjectInFrame",
     "SentenceEncoder",
 ]

@@ -17,7 +17,14 @@ from mmfuse._require import require
 from mmfuse.encoders._modules import forked_rng
 from mmfuse.exceptions import WeightsNotFoundError
 
-__all__ = ["Backbone", "backbone_width", "check_backbone", "load_backbone", "make_transform"]
+__all__ = [
+    "Backbone",
+    "backbone_width",
+    "check_backbone",
+    "load_backbone",
+    "make_transform",
+    "pixel_scale",
+]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -78,6 +85,13 @@ def make_transform(
     asked = {"input_size": None if size is None else (3, *size), "crop_pct": crop_pct}
     config = data.resolve_data_config(asked, pretrained_cfg=_facts(backbone))
     return data.create_transform(**config, is_training=False)
+
+
+def pixel_scale(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the means and deviations by which the backbone wants its channels standardised."""
+    data = require("timm.data", extra="image", caller="ImageEncoder")
+    config = data.resolve_data_config({}, pretrained_cfg=_facts(backbone))
+    return tuple(config["mean"]), tuple(config["std"])
 
 
 @lru_cache(maxsize=64)

@@ -194,7 +194,10 @@ class _Run:
                 f"{type(encoder).__name__}: the module gave an array of shape {vectors.shape} "
                 f"where {wanted} was expected."
             )
-        sound = np.isfinite(vectors).all(axis=1)
+        finite = np.isfinite(vectors)
+        sound = finite.all(axis=1)
+        if encoder.may_have_gaps:
+            sound = finite.any(axis=1) & ~np.isinf(vectors).any(axis=1)
         kept = [job for job, fine in zip(batch, sound, strict=True) if fine]
         self._keep(kept, vectors[sound])
         for job, vector, fine in zip(batch, vectors, sound, strict=True):
