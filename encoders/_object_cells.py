@@ -17,12 +17,13 @@ from mmfuse.table.cells import is_missing, is_tensor, to_numpy
 __all__ = [
     "ObjectInFrame",
     "SENSORS",
+    "asked",
     "box_of",
     "picture_of",
     "points_of",
     "projection_of",
-    "recorded",
     "relevant",
+    "unrecorded",
 ]
 
 SENSORS: dict[str, tuple[str, ...]] = {"lidar": ("points",), "camera": ("image",)}
@@ -83,9 +84,17 @@ def relevant(cell: Any, sensors: str) -> Any:
     }
 
 
-def recorded(cell: Mapping[str, Any], sensor: str) -> bool:
-    """Tell whether the cell holds a recording of "lidar" or "camera"."""
-    return any(not is_missing(cell.get(key)) for key in SENSORS[sensor])
+def unrecorded(cell: Any, sensors: str) -> bool:
+    """Tell whether a cell is an object of which none of the sensors has a recording."""
+    if not isinstance(cell, Mapping) or set(cell) - set(_KEYS["both"]):
+        return False  # a broken cell is not a missing one
+    keys = [key for sensor in asked(sensors) for key in SENSORS[sensor]]
+    return all(is_missing(cell.get(key)) for key in keys)
+
+
+def asked(sensors: str) -> tuple[str, ...]:
+    """Return the names of the sensors that "lidar", "camera" or "both" stands for."""
+    return tuple(SENSORS) if sensors == "both" else (sensors,)
 
 
 def check_cell(cell: Any) -> Mapping[str, Any]:

@@ -21,13 +21,14 @@ from mmfuse.encoders._logonet import REACH, LoGoNet
 from mmfuse.encoders._modules import state_hash
 from mmfuse.encoders._object_cells import (
     SENSORS,
+    asked,
     box_of,
     check_cell,
     picture_of,
     points_of,
     projection_of,
-    recorded,
     relevant,
+    unrecorded,
 )
 from mmfuse.encoders._object_modules import ObjectStatistics, collate_objects, crop, frame_tensor
 from mmfuse.encoders._projection import inside_box, region_of_box
@@ -189,8 +190,7 @@ class LidarCameraEncoder(BaseEncoder):
         states = merge_states(states, presence, caller=caller)
         kept = [relevant(cell, self.sensors) for cell in cells]
         for row in np.flatnonzero(states == Presence.PRESENT):
-            cell = kept[row]
-            if isinstance(cell, dict) and not any(recorded(cell, s) for s in self._asked()):
+            if unrecorded(kept[row], self.sensors):
                 states[row] = Presence.ABSENT
         return super().encode(object_array(kept), states, name=name)
 
@@ -223,7 +223,7 @@ class LidarCameraEncoder(BaseEncoder):
         if Presence.PRESENT not in states.values():
             if Presence.EMPTY in states.values():
                 return None
-            keys = " and no ".join(key for sensor in self._asked() for key in SENSORS[sensor])
+            keys = " and no ".join(key for sensor in asked(self.sensors) for key in SENSORS[sensor])
             raise SampleError(f"the object has no {keys}")
         item["states"] = torch.tensor([int(states[sensor]) for sensor in SENSORS])
         return item
@@ -237,9 +237,6 @@ class LidarCameraEncoder(BaseEncoder):
         if self.features == "logonet":
             return state_hash(self.module())
         return None if self.sensors == "lidar" else self._image_encoder().weights_hash()
-
-    def _asked(self) -> tuple[str, ...]:
-        return tuple(SENSORS) if self.sensors == "both" else (self.sensors,)
 
     def _add_points(
         self, item: dict[str, Tensor], cell: dict[str, Any], box: tuple[float, ...]
