@@ -10,7 +10,7 @@ from encoder_list import CAMERA
 
 import mmfuse as mf
 from mmfuse.datasets import read_kitti
-from mmfuse.encoders import Augmentation, LidarCameraEncoder, _frames_kept
+from mmfuse.encoders import Augmentation, BaseEncoder, LidarCameraEncoder, _frames_kept
 from mmfuse.encoders._kitti import box_of_label, read_calibration, read_labels, read_points
 from mmfuse.encoders._lidar_statistics import statistic_names
 from mmfuse.encoders._object_modules import crop
@@ -476,3 +476,52 @@ def test_a_fused_model_is_saved_and_loaded(tmp_path, features):
     np.testing.assert_allclose(again.predict_proba(new), model.predict_proba(new), atol=1e-6)
     if features == "statistics":
         assert model.score(X.hide("camera"), y) == 1.0
+
+
+def test_vectors_may_have_gaps_but_not_be_broken():
+    class Gaps(BaseEncoder):
+        modality = "toy"
+        may_have_gaps = True
+
+        def preprocess(self, sample):
+            return torch.as_tensor(sample["values"])
+
+        def _build_module(self):
+            return torch.nn.Identity()
+
+        def _width(self):
+            return 2
+
+    cells = [{"values": [1.0, np.nan]}, {"values": [np.inf, 1]}, {"values": [np.nan, np.nan]}]
+    encoder = Gaps(cache=False, device="cpu", on_error="mark").fit([])
+    with pytest.warns(UserWarning, match="2 of 3 cells could not be encoded"):
+        encoded = encoder.encode(cells)
+    assert encoded.presence.tolist() == [1, 2, 2]
+    assert encoded.values[0, 0] == 1 and np.isnan(encoded.values[0, 1])
+    Gaps.may_have_gaps = False
+    with pytest.warns(UserWarning, match="3 of 3"):
+        encoder.encode(cells)
+
+
+def test_gaps_reach_the_cache_and_the_estimator(tmp_path):
+    cells = [
+        {"points": points_in(seed=i), "box": BOX}
+        if i % 3
+        else {
+            "points": points_in(seed=i),
+            "box": BOX,
+            "image": np.full((64, 96, 3), 10 * i, np.uint8),
+            "calib": CAMERA,
+        }
+        for i in range(12)
+    ]
+    encoder = both(cache=tmp_path)
+    first = encoder.transform(cells)
+    assert np.isnan(first).any()
+    np.testing.assert_array_equal(encoder.transform(cells), first)
+    X = mf.ModalityTable({"object": cells})
+    y = np.arange(12) % 2
+    model = mf.FusionClassifier(LateFusion(), encoders={"object": encoder}, random_state=0).fit(
+        X, y
+    )
+    assert np.isfinite(model.predict_proba(X)).all()
