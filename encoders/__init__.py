@@ -9,7 +9,9 @@ from mmfuse.encoders.audio import LogMelEncoder
 from mmfuse.encoders.base import BaseEncoder, Encoded
 from mmfuse.encoders.image import ImageEncoder
 from mmfuse.encoders.lidar_camera import LidarCameraEncoder
+from mmfuse.encoders.multiband import MultiBandEncoder
 from mmfuse.encoders.numeric import NumericEncoder
+from mmfuse.encoders.opensmile import OpenSmileEncoder
 from mmfuse.encoders.text import SentenceEncoder
 
 __all__ = [
@@ -19,7 +21,9 @@ __all__ = [
     "ImageEncoder",
     "LidarCameraEncoder",
     "LogMelEncoder",
+    "MultiBandEncoder",
     "NumericEncoder",
     "ObjectInFrame",
+    "OpenSmileEncoder",
     "SentenceEncoder",
 ]

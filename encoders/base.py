@@ -67,10 +67,10 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
     """Largest number of samples that pass the module together on the CPU, batches being tensors.
 
     Larger activations are given back to the system after each layer and asked for again."""
-    may_have_gaps: ClassVar[bool] = False
-    """Whether a vector may be NaN in part, where one of several sensors has nothing."""
     batch_room: ClassVar[int | None] = None
     """Largest padded length of a batch (items times the longest), where items have a length."""
+    nan_features: ClassVar[bool] = False
+    """Whether single features may be NaN (not measured); a vector of NaN alone is ABSENT."""
 
     n_features_out_: int
 

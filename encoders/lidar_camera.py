@@ -136,7 +136,8 @@ class LidarCameraEncoder(BaseEncoder):
     """
 
     modality: ClassVar[str] = "object"
-    may_have_gaps: ClassVar[bool] = True
+    text_cells: ClassVar[bool] = True  # a dict with image and box is more than a region here
+    nan_features: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("timm", "torchvision", "pillow")
 
     def __init__(

@@ -18,12 +18,14 @@ import mmfuse.heads
 
 OPTIONAL = [
     "PIL",
+    "astropy",
     "cv2",
     "matplotlib",
     "open_clip",
     "pyarrow",
     "sentence_transformers",
     "soundfile",
+    "tifffile",
     "timm",
     "torchaudio",
     "torchvision",
