@@ -3,11 +3,14 @@
 if __name__ != "mmfuse.encoders":
     raise ImportError("import it as mmfuse.encoders, not as a top-level package")
 
+from mmfuse.encoders._object_cells import ObjectInFrame
+from mmfuse.encoders._projection import Augmentation
 from mmfuse.encoders.audio import LogMelEncoder
 from mmfuse.encoders.base import BaseEncoder, Encoded
 from mmfuse.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
 from mmfuse.encoders.conse import ConSEEncoder
 from mmfuse.encoders.image import ImageEncoder
+from mmfuse.encoders.lidar_camera import LidarCameraEncoder
 from mmfuse.encoders.multiband import MultiBandEncoder
 from mmfuse.encoders.numeric import NumericEncoder
 from mmfuse.encoders.opensmile import OpenSmileEncoder
@@ -15,6 +18,7 @@ from mmfuse.encoders.text import SentenceEncoder
 from mmfuse.encoders.zero_shot import CLIPZeroShotEncoder
 
 __all__ = [
+    "Augmentation",
     "BaseEncoder",
     "CLIPImageEncoder",
     "CLIPTextEncoder",
@@ -22,9 +26,11 @@ __all__ = [
     "ConSEEncoder",
     "Encoded",
     "ImageEncoder",
+    "LidarCameraEncoder",
     "LogMelEncoder",
     "MultiBandEncoder",
     "NumericEncoder",
+    "ObjectInFrame",
     "OpenSmileEncoder",
     "SentenceEncoder",
 ]

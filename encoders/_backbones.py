@@ -26,6 +26,7 @@ __all__ = [
     "input_size",
     "load_backbone",
     "make_transform",
+    "pixel_scale",
 ]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -113,6 +114,13 @@ def make_transform(
         asked |= {"crop_pct": 1.0, "crop_mode": "squash"}
     config = data.resolve_data_config(asked, pretrained_cfg=_facts(backbone))
     return data.create_transform(**config, is_training=False)
+
+
+def pixel_scale(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the means and deviations by which the backbone wants its channels standardised."""
+    data = require("timm.data", extra="image", caller="ImageEncoder")
+    config = data.resolve_data_config({}, pretrained_cfg=_facts(backbone))
+    return tuple(config["mean"]), tuple(config["std"])
 
 
 def input_size(backbone: str, size: tuple[int, int] | None) -> tuple[int, int]:

@@ -129,7 +129,10 @@ def _feed_mapping(digest: Any, cell: Mapping, text_cells: bool) -> bool:
 def _feed_items(digest: Any, tag: bytes, items: list[Any], text_cells: bool) -> bool:
     digest.update(tag + str(len(items)).encode())
     for item in items:
-        part = b"none" if item is None else content_key(item, text_cells=text_cells)
+        try:
+            part = b"none" if item is None else content_key(item, text_cells=text_cells)
+        except SampleError as exc:
+            raise SampleError(f"{item}: {exc}" if isinstance(item, Path) else str(exc)) from exc
         if part is None:
             return False
         digest.update(part)

@@ -17,6 +17,7 @@ from mmfuse.encoders import (
     CLIPZeroShotEncoder,
     ConSEEncoder,
     ImageEncoder,
+    LidarCameraEncoder,
     LogMelEncoder,
     MultiBandEncoder,
     NumericEncoder,
@@ -24,7 +25,7 @@ from mmfuse.encoders import (
     SentenceEncoder,
 )
 
-__all__ = ["ENCODERS", "Case"]
+__all__ = ["CAMERA", "ENCODERS", "Case"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,29 @@ def _records() -> list[Any]:
     return [{"age": age, "sex": "fm"[i % 2], "smokes": i > 3} for i, age in enumerate(ages)]
 
 
+def _objects() -> list[Any]:
+    """Six boxes; the second has no picture, the third no points."""
+    rng = np.random.default_rng(2)
+    cells = []
+    for i in range(6):
+        box = (9.0 + i, 1.0 - 0.4 * i, 0.2, 4.0, 2.0 + 0.1 * i, 1.6, 0.3 * i)
+        points = rng.uniform(-0.6, 0.6, (30 + 10 * i, 4)) + [*box[:3], 0.6]
+        image = rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+        cells.append({"points": points, "image": image, "calib": CAMERA, "box": box})
+    del cells[1]["image"], cells[2]["points"]
+    return cells
+
+
+def _bad_sweep(folder: Path) -> dict[str, Any]:
+    path = folder / "a.bin"
+    path.write_bytes(b"\x00" * 17)
+    return {"points": path, "box": (10, 0, 0, 4, 2, 2, 0)}
+
+
+CAMERA = np.array([[48.0, -50, 0, 0], [32, 0, -50, 0], [1, 0, 0, 0]])
+"""Projection of a camera of 64 x 96 pixels that looks along x."""
+
+
 def _cutouts() -> list[Any]:
     rng = np.random.default_rng(2)
     x, y = np.meshgrid(np.arange(16) - 7.5, np.arange(16) - 7.5)
@@ -112,6 +136,20 @@ def _bad_file(name: str) -> Callable[[Path], Path]:
 ENCODERS: dict[str, Case] = {
     "image": Case(
         ImageEncoder(weights=None, image_size=32, device="cpu"), _pictures, _bad_file("a.png")
+    ),
+    "lidar-camera": Case(
+        LidarCameraEncoder(weights=None, image_size=32, device="cpu"),
+        _objects,
+        _bad_sweep,
+        reads_files=False,
+    ),
+    "logonet": Case(
+        LidarCameraEncoder(
+            features="logonet", weights=None, n_cells=3, width=8, frame_size=(32, 96), device="cpu"
+        ),
+        _objects,
+        _bad_sweep,
+        reads_files=False,
     ),
     "image-map": Case(
         ImageEncoder(

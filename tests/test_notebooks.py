@@ -12,7 +12,10 @@ from sharing import shared_cache  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-DATA_SETS = {"04-few-shot-logit-bias": ("research_only_imagenet_samples",)}
+DATA_SETS = {
+    "04-few-shot-logit-bias": ("research_only_imagenet_samples",),
+    "06-lidar-camera-objects": ("kitti",),
+}
 """Sets that a notebook reads and that do not come with the package."""
 
 
