@@ -5,11 +5,13 @@ if __name__ != "mmfuse.encoders":
 
 from mmfuse.encoders.audio import LogMelEncoder
 from mmfuse.encoders.base import BaseEncoder, Encoded
+from mmfuse.encoders.face import ActionUnitEncoder
 from mmfuse.encoders.image import ImageEncoder
 from mmfuse.encoders.numeric import NumericEncoder
 from mmfuse.encoders.text import SentenceEncoder
 
 __all__ = [
+    "ActionUnitEncoder",
     "BaseEncoder",
     "Encoded",
     "ImageEncoder",

@@ -194,7 +194,8 @@ class _Run:
                 f"{type(encoder).__name__}: the module gave an array of shape {vectors.shape} "
                 f"where {wanted} was expected."
             )
-        sound = np.isfinite(vectors).all(axis=1)
+        fine = ~np.isinf(vectors) if encoder.partial else np.isfinite(vectors)
+        sound = fine.all(axis=1) & ~np.isnan(vectors).all(axis=1)
         kept = [job for job, fine in zip(batch, sound, strict=True) if fine]
         self._keep(kept, vectors[sound])
         for job, vector, fine in zip(batch, vectors, sound, strict=True):

@@ -69,6 +69,8 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
     Larger activations are given back to the system after each layer and asked for again."""
     batch_room: ClassVar[int | None] = None
     """Largest padded length of a batch (items times the longest), where items have a length."""
+    partial: ClassVar[bool] = False
+    """Whether a vector may have NaN, for what is not known of a sample."""
 
     n_features_out_: int
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmfuse.encoders import (
+    ActionUnitEncoder,
     BaseEncoder,
     ImageEncoder,
     LogMelEncoder,
@@ -61,6 +62,23 @@ def _records() -> list[Any]:
     return [{"age": age, "sex": "fm"[i % 2], "smokes": i > 3} for i, age in enumerate(ages)]
 
 
+def _faces() -> list[Any]:
+    """Recordings as OpenFace writes them, of different lengths, some frames without a face."""
+    rng = np.random.default_rng(2)
+    return [
+        {
+            "frame": np.arange(n),
+            " success": np.arange(n) % 4 != 3,
+            " AU01_r": rng.uniform(0, 5, n),
+            " AU12_r": np.where(rng.random(n) < 0.2, np.nan, rng.uniform(0, 5, n)),
+            " AU12_c": rng.integers(0, 2, n),
+            " AU28_c": rng.integers(0, 2, n),
+            " pose_Rx": rng.normal(size=n),
+        }
+        for n in (1, 2, 3, 50, 51, 200)
+    ]
+
+
 def _bad_file(name: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         path = folder / name
@@ -78,6 +96,7 @@ ENCODERS: dict[str, Case] = {
         LogMelEncoder(n_mels=20, n_segments=2, device="cpu"), _sounds, _bad_file("a.wav")
     ),
     "sentence": Case(SentenceEncoder(device="cpu"), _texts, _bad_file("a.txt")),
+    "face": Case(ActionUnitEncoder(device="cpu"), _faces, _bad_file("a.csv")),
     "numeric": Case(
         NumericEncoder(),
         _records,

@@ -214,6 +214,7 @@ def _model_state(folder: Path) -> ModelState:
     with _offline():
         for name, entry in config["encoders"].items():
             encoder = decoder.decode(entry["encoder"])
+            encoder.set_state(decoder.decode(entry["state"]))  # what it reads may depend on it
             names[name] = type(encoder).__name__
             problems[name] = _problem(encoder, entry["weights_hash"])
     return ModelState(folder, names, problems, config["versions"])
