@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -108,8 +107,9 @@ class FaceMesh:
         region = self._detect(picture, "near") or self._detect(picture, "far")
         if region is None:
             return None
-        mesh, _ = self._mesh(picture, region)
-        return self._mesh(picture, _around(mesh))  # the second look is centred and level
+        mesh, first = self._mesh(picture, region)
+        mesh, second = self._mesh(picture, _around(mesh))  # centred and level
+        return mesh, min(first, second)
 
     def _run(self, role: str, picture: np.ndarray) -> list[np.ndarray]:
         model = self._models[role]

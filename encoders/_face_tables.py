@@ -205,7 +205,7 @@ def _read_file(
     path: str | Path, *, rows: int | None = None, columns: list[int] | None = None
 ) -> pd.DataFrame:
     try:
-        return pd.read_csv(
+        frame = pd.read_csv(
             path,
             sep=TABLE_SUFFIXES.get(Path(path).suffix.lower(), ","),
             skipinitialspace=True,
@@ -221,6 +221,9 @@ def _read_file(
         raise SampleError("the table has no header; the file is empty") from None
     except (UnicodeDecodeError, pd.errors.ParserError, ValueError) as exc:
         raise SampleError(f"cannot read the table: {str(exc).strip()}") from None
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas makes an index of what is too much
+        raise SampleError("row 0 of the table has more values than the header has names")
+    return frame
 
 
 def _from_arrays(table: Mapping[str, Any]) -> pd.DataFrame:

@@ -257,9 +257,9 @@ class ActionUnitEncoder(BaseEncoder):
         recording = self._read(recording_of(sample))
         if recording.source not in self.sources_:
             raise SampleError(
-                f"it is a recording of {recording.source}, but fit saw {' and '.join(self.sources_)}"
-                "; tools differ in what they call the same action unit, so run one tool over all "
-                "recordings, or fit again"
+                f"it is a recording of {recording.source}, but fit saw those of "
+                f"{' and '.join(self.sources_)}; tools differ in what they call the same action "
+                "unit, so run one tool over all recordings, or fit again"
             )
         units = {*recording.signals, *recording.flags}
         if not units & {*self.action_units_, *self.rated_units_}:
