@@ -7,10 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+from data import data_folder
 from sharing import shared_cache  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+DATA_SETS = {"05-interview-with-gaps": ("face_au_series", "sequences_av_text")}
+"""Sets that a notebook reads and that do not come with the package."""
 
 
 def test_there_are_notebooks():
@@ -19,9 +22,11 @@ def test_there_are_notebooks():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path, tmp_path, shared_cache):  # noqa: F811
+def test_notebook_runs(path, tmp_path, shared_cache, monkeypatch):  # noqa: F811
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
+    for name in DATA_SETS.get(path.stem, ()):
+        monkeypatch.setenv("MMFUSE_DATA", str(data_folder(name).parent))
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
