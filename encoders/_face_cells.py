@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,18 @@ import numpy as np
 import pandas as pd
 
 from mmfuse.encoders._face_pictures import ANGLES, PICTURE_SUFFIXES, VIDEO_SUFFIXES, is_pixels
-from mmfuse.encoders._face_tables import TABLE_SUFFIXES, as_layout, read_columns
+from mmfuse.encoders._face_tables import (
+    TABLE_SUFFIXES,
+    Recording,
+    as_layout,
+    read_columns,
+)
 from mmfuse.encoders._face_units import UNITS
 from mmfuse.encoders._stream import ordered_map
 from mmfuse.exceptions import SampleError
 from mmfuse.table.cells import NUMERIC, is_tensor
 
-__all__ = ["Survey", "baseline_of", "recording_of", "survey", "with_paths"]
+__all__ = ["Survey", "baseline_of", "count_frames", "recording_of", "survey", "with_paths"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,21 @@ def survey(cells: list[Any], *, n_jobs: int, verbose: int) -> Survey:
             f"which action units there are; got {len(cells)} cells.{problem or ''}"
         )
     return Survey(*(tuple(sorted(names)) for names in (sources, units, rated, angles)), single)
+
+
+def count_frames(
+    read: Callable[[Any], Recording], cells: Any, rows: list[int], n_jobs: int
+) -> Iterator[tuple[int, dict[str, int] | Exception]]:
+    """Yield each row and the counts of its recording, or why it cannot be read."""
+
+    def count(row: int) -> dict[str, int] | Exception:
+        try:
+            return read(recording_of(cells[row])).counts
+        except (SampleError, OSError) as exc:
+            return exc
+
+    counts = ordered_map(count, rows, n_jobs=n_jobs, ahead=4 * n_jobs)
+    yield from zip(rows, counts, strict=True)
 
 
 def _look(cell: Any) -> tuple[Any, bool, Exception | None]:

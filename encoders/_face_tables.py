@@ -14,7 +14,7 @@ import pandas as pd
 from mmfuse.exceptions import SampleError
 from mmfuse.table.cells import is_tensor, to_numpy
 
-__all__ = ["TABLE_SUFFIXES", "Layout", "Recording", "as_layout", "read_recording"]
+__all__ = ["TABLE_SUFFIXES", "Layout", "Recording", "as_layout", "read_columns", "read_recording"]
 
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": ","}
 

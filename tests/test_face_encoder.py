@@ -266,6 +266,8 @@ def test_a_changed_baseline_is_not_read_from_the_cache(tmp_path):
 
 
 def test_baselines_that_cannot_be_used():
+    with pytest.raises(ValueError, match="baseline='own' needs recordings of several frames"):
+        encoder(baseline="own").fit([np.zeros((4, 4, 3), np.uint8)])
     fitted = encoder(baseline="given").fit([{"recording": openface(), "baseline": openface()}])
     away = openface().assign(**{" success": 0})
     for cell, message in (

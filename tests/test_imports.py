@@ -18,6 +18,7 @@ import mmfuse.heads
 
 OPTIONAL = [
     "PIL",
+    "ai_edge_litert",
     "cv2",
     "matplotlib",
     "open_clip",
