@@ -29,7 +29,8 @@ def make(n: int, seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
     y = rng.integers(0, CLASSES, n)
     factors = rng.standard_normal((n, width // 8), dtype=np.float32)
     factors += 0.35 * rng.standard_normal((CLASSES, width // 8)).astype(np.float32)[y]
-    loading = rng.standard_normal((width // 8, width)).astype(np.float32) / np.sqrt(width // 8)
+    loading = rng.standard_normal((width // 8, width)).astype(np.float32)
+    loading /= np.float32(np.sqrt(width // 8))
     X = factors @ loading
     X += 0.5 * rng.standard_normal((n, width), dtype=np.float32)
     X *= np.exp(rng.normal(size=width)).astype(np.float32)

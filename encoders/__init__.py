@@ -7,7 +7,9 @@ from mmfuse.encoders.audio import LogMelEncoder
 from mmfuse.encoders.base import BaseEncoder, Encoded
 from mmfuse.encoders.face import ActionUnitEncoder
 from mmfuse.encoders.image import ImageEncoder
+from mmfuse.encoders.multiband import MultiBandEncoder
 from mmfuse.encoders.numeric import NumericEncoder
+from mmfuse.encoders.opensmile import OpenSmileEncoder
 from mmfuse.encoders.text import SentenceEncoder
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "Encoded",
     "ImageEncoder",
     "LogMelEncoder",
+    "MultiBandEncoder",
     "NumericEncoder",
+    "OpenSmileEncoder",
     "SentenceEncoder",
 ]

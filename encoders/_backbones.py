@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,36 @@ from mmfuse import weights as packaged
 from mmfuse._random import seeded
 from mmfuse._require import require
 from mmfuse.encoders._modules import forked_rng
+from mmfuse.encoders._places import Layout, Places, arrange, split_places
 from mmfuse.exceptions import WeightsNotFoundError
 
-__all__ = ["Backbone", "backbone_width", "check_backbone", "load_backbone", "make_transform"]
+__all__ = [
+    "Backbone",
+    "Features",
+    "backbone_layout",
+    "check_backbone",
+    "input_size",
+    "load_backbone",
+    "make_transform",
+]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+class Features(NamedTuple):
+    """Which features of a backbone are taken.
+
+    Attributes
+    ----------
+    kind : {"pooled", "tokens", "map"}
+    pooling : {"auto", "avg", "max", "avgmax", "logits"}
+    grid : (int, int) or None
+        Rows and columns to which tokens or a map are pooled.
+    """
+
+    kind: str = "pooled"
+    pooling: str = "auto"
+    grid: tuple[int, int] | None = None
 
 
 class Backbone(nn.Module):
@@ -28,36 +53,41 @@ class Backbone(nn.Module):
     Parameters
     ----------
     model : nn.Module
-        With its classifier if `pooling` is "logits", else without.
-    pooling : {"auto", "avg", "max", "avgmax", "logits"}
+        With its classifier if the pooling is "logits", else without.
+    features : Features
     """
 
     model: Any
 
-    def __init__(self, model: nn.Module, pooling: str) -> None:
+    def __init__(self, model: nn.Module, features: Features) -> None:
         super().__init__()
         self.model = model
-        self.pooling = pooling
+        self.features = features
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode normalised images (n, 3, height, width) as (n, n_features)."""
-        if self.pooling in ("auto", "logits"):
+        return self.encode(images)[0].flatten(1)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Layout]:
+        """Encode images as (n, ...) and say what the axes are."""
+        kind, pooling, grid = self.features
+        if kind == "pooled":
+            values = self._pooled(images, pooling)
+            return values, Layout(tuple(values.shape[1:]))
+        return arrange(self._places(images), features=kind, grid=grid, most=pooling == "max")
+
+    def _pooled(self, images: Tensor, pooling: str) -> Tensor:
+        if pooling in ("auto", "logits"):
             return self.model(images)
-        places = self._places(self.model.forward_features(images))  # (n, places, channels)
-        if self.pooling == "avg":
+        places = self._places(images).places
+        if pooling == "avg":
             return places.mean(dim=1)
         most = places.amax(dim=1)
-        return most if self.pooling == "max" else torch.cat([places.mean(dim=1), most], dim=1)
+        return most if pooling == "max" else torch.cat([places.mean(dim=1), most], dim=1)
 
-    def _places(self, features: Tensor) -> Tensor:
-        if features.ndim == 3:  # tokens; class and register tokens are no places
-            return features[:, getattr(self.model, "num_prefix_tokens", 0) :]
-        if features.ndim == 4:
-            last = features.shape[-1] == self.model.num_features != features.shape[1]
-            return features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
-        raise ValueError(
-            f"The backbone gives features of shape {tuple(features.shape)}; use pooling='auto'."
-        )
+    def _places(self, images: Tensor) -> Places:
+        square = images.shape[2] == images.shape[3]
+        return split_places(self.model.forward_features(images), self.model, square)
 
 
 def check_backbone(name: str) -> None:
@@ -71,24 +101,36 @@ def check_backbone(name: str) -> None:
 
 @lru_cache(maxsize=16)
 def make_transform(
-    backbone: str, size: tuple[int, int] | None, crop_pct: float | None
+    backbone: str, size: tuple[int, int] | None, crop_pct: float | None, *, whole: bool = False
 ) -> Callable[[Any], Tensor]:
-    """Return the backbone's own evaluation transform: RGB picture to (3, height, width)."""
+    """Return the backbone's own evaluation transform: RGB picture to (3, height, width).
+
+    With `whole` the picture is resized to that shape and nothing of it is cropped.
+    """
     data = require("timm.data", extra="image", caller="ImageEncoder")
     asked = {"input_size": None if size is None else (3, *size), "crop_pct": crop_pct}
+    if whole:
+        asked |= {"crop_pct": 1.0, "crop_mode": "squash"}
     config = data.resolve_data_config(asked, pretrained_cfg=_facts(backbone))
     return data.create_transform(**config, is_training=False)
 
 
+def input_size(backbone: str, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the height and width of the pictures that a backbone is given."""
+    if size is not None:
+        return size
+    height, width = tuple(_facts(backbone).get("input_size", (3, 224, 224)))[1:]
+    return height, width
+
+
 @lru_cache(maxsize=64)
-def backbone_width(backbone: str, size: tuple[int, int] | None, pooling: str) -> int:
-    """Return the number of features, from a pass without numbers (on torch's meta device)."""
-    height, width = size or tuple(_facts(backbone).get("input_size", (3, 224, 224)))[1:]
+def backbone_layout(backbone: str, size: tuple[int, int] | None, features: Features) -> Layout:
+    """Return the layout of the features, from a pass without numbers (on torch's meta device)."""
     for device in ("meta", "cpu"):  # a few architectures cannot be made without numbers
         try:
             with forked_rng(), torch.device(device), torch.inference_mode():
-                module = Backbone(_create(backbone, size, pooling), pooling).eval()
-                return int(module(torch.empty(1, 3, height, width)).shape[1])
+                module = Backbone(_create(backbone, size, features.pooling), features).eval()
+                return module.encode(torch.empty(1, 3, *input_size(backbone, size)))[1]
         except (NotImplementedError, RuntimeError):
             if device == "cpu":
                 raise
@@ -100,13 +142,14 @@ def load_backbone(
     *,
     weights: str | Path | None,
     size: tuple[int, int] | None,
-    pooling: str,
+    features: Features,
     random_state: int,
 ) -> Backbone:
     """Make a backbone and load its weights: packaged, timm's, a file's, or random ones."""
+    pooling = features.pooling
     if weights is None:
         with seeded(random_state):
-            return Backbone(_create(backbone, size, pooling), pooling)
+            return Backbone(_create(backbone, size, pooling), features)
     if weights != "auto":
         model = _create(backbone, size, pooling)
         _load_file(model, Path(weights))
@@ -117,7 +160,7 @@ def load_backbone(
             model.reset_classifier(0)
     else:
         model = _create_pretrained(backbone, size, pooling)
-    return Backbone(model, pooling)
+    return Backbone(model, features)
 
 
 def _timm() -> Any:

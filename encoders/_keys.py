@@ -11,7 +11,7 @@ import numpy as np
 
 from mmfuse.exceptions import SampleError
 
-__all__ = ["content_key", "file_of"]
+__all__ = ["content_key", "file_of", "region_of"]
 
 _CHUNK = 1 << 20
 
@@ -46,6 +46,23 @@ def file_of(cell: Any, *, text_cells: bool = False) -> str | None:
         return str(cell)
     if isinstance(cell, Mapping) and isinstance(cell.get("path"), (str, Path)):
         return str(cell["path"])
+    region = None if text_cells else region_of(cell)
+    return None if region is None else file_of(region[0])
+
+
+def region_of(cell: Any) -> tuple[Any, Any] | None:
+    """Return the picture and the box of a cell that is a region of interest, else None.
+
+    Such a cell is a pair, or a dict with "box" and "image" (or "bytes" or "path").
+    """
+    if isinstance(cell, Mapping):
+        names = [name for name in ("image", "bytes", "path") if name in cell]
+        if "box" not in cell or not names:
+            return None
+        picture = next((cell[name] for name in names if cell[name] is not None), None)
+        return picture, cell["box"]
+    if isinstance(cell, (tuple, list)) and len(cell) == 2:
+        return cell[0], cell[1]
     return None
 
 
@@ -94,6 +111,9 @@ def _feed_array(digest: Any, array: np.ndarray) -> None:
 
 def _feed_mapping(digest: Any, cell: Mapping, text_cells: bool) -> bool:
     """A decoded sample, an encoded one, or a file, as Hugging Face writes them; or any record."""
+    region = None if text_cells else region_of(cell)
+    if region is not None:
+        return _feed_items(digest, b"list\0", list(region), text_cells)
     if cell.get("array") is None:
         if cell.get("bytes") is not None:
             return _feed(digest, cell["bytes"], text_cells)

@@ -1,21 +1,31 @@
-"""Log-Mel spectra and their statistics over time, as a torch module."""
+"""Log-Mel spectra, their statistics over time and their course in time, as torch modules."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LogMelStatistics", "deltas", "masked_percentiles", "mel_filters"]
+__all__ = [
+    "LogMelSequence",
+    "LogMelStatistics",
+    "LogMelTracks",
+    "changes",
+    "deltas",
+    "equal_shares",
+    "masked_percentiles",
+    "mel_filters",
+]
 
 _DELTA_REACH = 2  # frames on each side of the regression that gives a delta
 
 
-class LogMelStatistics(nn.Module):
-    """Statistics over time of log-Mel spectra; each clip is treated as if it were alone.
+class LogMelTracks(nn.Module):
+    """Log-Mel spectra and their deltas; each clip is treated as if it were alone.
 
     Parameters
     ----------
@@ -28,11 +38,8 @@ class LogMelStatistics(nn.Module):
         Hz.
     top_db : float
         Depth of the spectrum below the loudest point of the clip, in dB.
-    percentiles : tuple of float
     deltas : bool
-        Whether the same statistics of the deltas follow.
-    n_segments : int
-        Above 1, the statistics of that many equal segments follow.
+        Whether deltas follow.
     """
 
     window: Tensor
@@ -49,20 +56,17 @@ class LogMelStatistics(nn.Module):
         f_min: float,
         f_max: float,
         top_db: float,
-        percentiles: tuple[float, ...],
         deltas: bool,
-        n_segments: int,
     ) -> None:
         super().__init__()
         self.n_fft, self.win_length, self.hop_length = n_fft, win_length, hop_length
-        self.top_db, self.deltas, self.n_segments = top_db, deltas, n_segments
-        self.shares = [percentile / 100 for percentile in percentiles]
+        self.top_db, self.deltas = top_db, deltas
         filters = mel_filters(n_fft // 2 + 1, n_mels, f_min, f_max, sample_rate)
         self.register_buffer("window", torch.hann_window(win_length))
         self.register_buffer("filters", torch.from_numpy(filters).float())
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Encode a batch.
+    def tracks(self, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Return what is followed in time and the number of frames of each clip.
 
         Parameters
         ----------
@@ -72,19 +76,15 @@ class LogMelStatistics(nn.Module):
 
         Returns
         -------
-        Tensor of shape (n, n_features)
-            For the clip and then for each segment: log-Mel in dB (mean, sd, percentiles, each
-            n_mels wide), then the same of the deltas in dB per frame.
+        list of Tensor of shape (n, n_mels, frames)
+            Log-Mel in dB, then deltas in dB per frame.
+        Tensor of shape (n,)
         """
         spectrum, frames = self.log_mel(batch["wave"], batch["length"])
         tracks = [spectrum]
         if self.deltas:
             tracks.append(deltas(_hold_last(spectrum, frames)))
-        spans = [(torch.zeros_like(frames), frames)]
-        if self.n_segments > 1:
-            spans += [self._segment(frames, i) for i in range(self.n_segments)]
-        parts = [self._statistics(track, *span) for span in spans for track in tracks]
-        return torch.cat(parts, dim=1)
+        return tracks, frames
 
     def log_mel(self, wave: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-Mel spectra (n, n_mels, frames) in dB below the clip's maximum, and the
@@ -101,7 +101,7 @@ class LogMelStatistics(nn.Module):
         )  # (n, bins, frames)
         real, imaginary = torch.view_as_real(spectrum).unbind(dim=3)  # abs() takes a slow root
         power = self.filters @ (real.square() + imaginary.square())
-        frames = 1 + length.clamp(min=self.n_fft) // self.hop_length
+        frames = 1 + length // self.hop_length  # their centres lie in the clip
         valid = torch.arange(power.shape[2], device=wave.device) < frames[:, None]  # (n, frames)
         power = power.masked_fill(~valid[:, None], 0.0)
         loudest = power.amax(dim=(1, 2), keepdim=True)
@@ -124,6 +124,48 @@ class LogMelStatistics(nn.Module):
         place = (last - (last - place.expand(n, -1)).abs()).clamp(min=0)
         return wave.gather(1, place)
 
+
+class LogMelStatistics(LogMelTracks):
+    """Statistics over time of log-Mel spectra and deltas.
+
+    Parameters
+    ----------
+    percentiles : tuple of float
+    n_scales : int
+        Scales in time at which changes are measured, see `changes`.
+    n_segments : int
+        Above 1, the statistics of that many equal segments follow those of the clip.
+    **spectrum
+        See `LogMelTracks`.
+    """
+
+    def __init__(
+        self, *, percentiles: tuple[float, ...], n_scales: int, n_segments: int, **spectrum: Any
+    ) -> None:
+        super().__init__(**spectrum)
+        self.shares = [percentile / 100 for percentile in percentiles]
+        self.n_scales, self.n_segments = n_scales, n_segments
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Encode a batch, see `tracks`.
+
+        Returns
+        -------
+        Tensor of shape (n, n_features)
+            For the clip and then for each segment: log-Mel in dB (mean, sd, percentiles, changes,
+            each n_mels wide), then mean, sd and percentiles of the deltas in dB per frame.
+        """
+        tracks, frames = self.tracks(batch)
+        spans = [(torch.zeros_like(frames), frames)]
+        if self.n_segments > 1:
+            spans += [self._segment(frames, i) for i in range(self.n_segments)]
+        parts = []
+        for span in spans:
+            parts.append(self._statistics(tracks[0], *span))
+            parts += changes(tracks[0], *span, self.n_scales)
+            parts += [self._statistics(track, *span) for track in tracks[1:]]
+        return torch.cat(parts, dim=1)
+
     def _segment(self, frames: Tensor, i: int) -> tuple[Tensor, Tensor]:
         start = (i * frames) // self.n_segments
         stop = ((i + 1) * frames) // self.n_segments
@@ -141,6 +183,84 @@ class LogMelStatistics(nn.Module):
         return torch.cat([mean, sd, *ranked], dim=1)
 
 
+def changes(track: Tensor, start: Tensor, stop: Tensor, n_scales: int) -> list[Tensor]:
+    """Return how much a track changes at scales of 1, 2, 4, ... frames.
+
+    The change at a scale is the mean absolute difference between the means of neighbouring
+    stretches of that many frames, cut from the start. A span without two stretches of that length
+    takes the change at the longest scale that it has; a single frame does not change.
+
+    Parameters
+    ----------
+    track : Tensor of shape (n, channels, frames)
+    start, stop : Tensor of shape (n,)
+        The span of each clip.
+    n_scales : int
+
+    Returns
+    -------
+    list of Tensor of shape (n, channels)
+    """
+    at = torch.arange(track.shape[2], device=track.device)
+    if n_scales and start.any():
+        place = (start[:, None] + at).clamp(max=track.shape[2] - 1)
+        track = track.gather(2, place[:, None].expand(-1, track.shape[1], -1))
+    count, found = stop - start, [torch.zeros_like(track[:, :, 0])]
+    for _ in range(n_scales):
+        steps = track.diff(dim=2).abs()
+        outside = at[: steps.shape[2]] >= (count - 1)[:, None]
+        total = steps.masked_fill(outside[:, None], 0.0).sum(dim=2)
+        change = total / (count - 1).clamp(min=1)[:, None]
+        found.append(torch.where((count > 1)[:, None], change, found[-1]))
+        even = track[:, :, : track.shape[2] // 2 * 2]
+        track = (even[:, :, ::2] + even[:, :, 1::2]) / 2
+        count = count // 2
+    return found[1:]
+
+
+class LogMelSequence(LogMelTracks):
+    """Log-Mel spectra and deltas at a fixed number of steps, whatever the length of the clip.
+
+    Parameters
+    ----------
+    n_frames : int
+        Steps. Each is the mean over an equal share of the clip.
+    **spectrum
+        See `LogMelTracks`.
+    """
+
+    def __init__(self, *, n_frames: int, **spectrum: Any) -> None:
+        super().__init__(**spectrum)
+        self.n_frames = n_frames
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Encode a batch, see `tracks`.
+
+        Returns
+        -------
+        Tensor of shape (n, n_frames * n_tracks * n_mels)
+            Step by step: log-Mel in dB, then deltas in dB per frame.
+        """
+        tracks, frames = self.tracks(batch)
+        shares = equal_shares(frames, tracks[0].shape[2], self.n_frames)
+        steps = torch.stack([track @ shares for track in tracks], dim=1)
+        return steps.permute(0, 3, 1, 2).flatten(start_dim=1)  # (n, steps, tracks, mels)
+
+
+def equal_shares(frames: Tensor, longest: int, steps: int) -> Tensor:
+    """Return weights (n, longest, steps) of the means over equal shares of each clip.
+
+    Share i of a clip of T frames lasts from i T / steps to (i + 1) T / steps; frames that are in it
+    partly count partly. Frames from T on have no weight.
+    """
+    total = frames.double()[:, None, None]
+    width = total / steps
+    begin = width * torch.arange(steps, device=frames.device)
+    at = torch.arange(longest, device=frames.device, dtype=torch.float64)[:, None]
+    overlap = torch.minimum(begin + width, at + 1) - torch.maximum(begin, at)
+    return (overlap.clamp(min=0).masked_fill(at >= total, 0.0) / width).float()
+
+
 def masked_percentiles(track: Tensor, inside: Tensor, shares: Sequence[float]) -> list[Tensor]:
     """Return percentiles over the last axis, between the nearest ranks, of what is inside.
 
@@ -155,7 +275,7 @@ def masked_percentiles(track: Tensor, inside: Tensor, shares: Sequence[float]) -
     -------
     list of Tensor of shape (n, channels)
     """
-    ordered = track.masked_fill(~inside, torch.inf).sort(dim=2).values
+    ordered = _sorted(track.masked_fill(~inside, torch.inf))
     last = inside.sum(dim=2) - 1  # (n, 1)
     found = []
     for share in shares:
@@ -167,6 +287,13 @@ def masked_percentiles(track: Tensor, inside: Tensor, shares: Sequence[float]) -
         low, high = ordered.gather(2, columns).unbind(dim=2)
         found.append(low + (high - low) * weight)
     return found
+
+
+def _sorted(track: Tensor) -> Tensor:
+    """Sort along the last axis; on the CPU numpy does it many times faster than torch."""
+    if track.device.type != "cpu" or track.requires_grad:
+        return track.sort(dim=-1).values
+    return torch.from_numpy(np.sort(track.numpy(), axis=-1))
 
 
 def deltas(track: Tensor) -> Tensor:

@@ -194,8 +194,9 @@ class _Run:
                 f"{type(encoder).__name__}: the module gave an array of shape {vectors.shape} "
                 f"where {wanted} was expected."
             )
-        fine = ~np.isinf(vectors) if encoder.partial else np.isfinite(vectors)
-        sound = fine.all(axis=1) & ~np.isnan(vectors).all(axis=1)
+        sound = ~np.isinf(vectors).any(axis=1)
+        if not encoder.nan_features:
+            sound &= ~np.isnan(vectors).any(axis=1)
         kept = [job for job, fine in zip(batch, sound, strict=True) if fine]
         self._keep(kept, vectors[sound])
         for job, vector, fine in zip(batch, vectors, sound, strict=True):
@@ -213,6 +214,8 @@ class _Run:
     def _finish(self, job: _Job, vector: np.ndarray) -> None:
         if vector.size:
             self.values[job.rows] = vector
+            if self.encoder.nan_features and np.isnan(vector).all():
+                self.states[job.rows] = Presence.ABSENT
         else:
             self.states[job.rows] = Presence.EMPTY
         if self.bar is not None:

@@ -12,13 +12,11 @@ import numpy as np
 from scipy.signal import resample_poly
 
 from mmfuse._require import require
+from mmfuse.encoders._containers import whole_file
 from mmfuse.exceptions import SampleError
 from mmfuse.table.cells import is_tensor, to_numpy
 
-__all__ = ["read_wave", "sound_riff"]
-
-_RIFF = (b"RIFF", b"RIFX", b"RF64", b"BW64")
-_ENDLESS = 0x7FFFF000  # from here on, a size is what a writer that cannot seek puts in the header
+__all__ = ["read_wave"]
 
 
 def read_wave(sample: Any, rate: int, max_duration: float | None = None) -> np.ndarray | None:
@@ -58,37 +56,6 @@ def read_wave(sample: Any, rate: int, max_duration: float | None = None) -> np.n
     return wave if wave.any() else None
 
 
-def sound_riff(file: BinaryIO) -> BinaryIO:
-    """Return a file for libsndfile to read; raise SampleError for a WAV whose sound is cut short.
-
-    libsndfile reads such a file without a word, up to where it ends. It reads nothing where the
-    size is still 0, as a recorder that was stopped leaves it; a copy with the right size is
-    returned then. Files that are not WAV pass.
-    """
-    head = file.read(12)
-    file.seek(0)
-    if head[:4] not in _RIFF or head[8:] != b"WAVE":
-        return file
-    order: Any = "big" if head[:4] == b"RIFX" else "little"
-    end, at = file.seek(0, io.SEEK_END), 12
-    while at + 8 <= end:
-        file.seek(at)
-        name, size = file.read(4), int.from_bytes(file.read(4), order)
-        there = end - at - 8
-        if name == b"data" and there < size < _ENDLESS:
-            raise SampleError(f"the file is truncated: {there} of {size} bytes of sound are there")
-        if name == b"data" and size == 0 and there and not file.read(4).isalpha():
-            file.seek(0)
-            whole = bytearray(file.read())
-            whole[at + 4 : at + 8] = min(there, _ENDLESS).to_bytes(4, order)
-            return io.BytesIO(whole)
-        if name == b"data":
-            break
-        at += 8 + size + size % 2
-    file.seek(0)
-    return file
-
-
 def _decode(sample: Any, rate: int, max_duration: float | None) -> tuple[np.ndarray, int]:
     """Return a wave of shape (n_samples,) or (n_channels, n_samples) and its rate."""
     if isinstance(sample, Mapping):
@@ -113,7 +80,7 @@ def _decode(sample: Any, rate: int, max_duration: float | None) -> tuple[np.ndar
 
 def _from_file(file: BinaryIO, max_duration: float | None) -> tuple[np.ndarray, int]:
     soundfile = require("soundfile", extra="audio", caller="LogMelEncoder")
-    file = sound_riff(file)
+    file = whole_file(file)
     try:
         with soundfile.SoundFile(file) as sound:
             rate, total = sound.samplerate, sound.frames

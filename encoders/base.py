@@ -69,8 +69,8 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
     Larger activations are given back to the system after each layer and asked for again."""
     batch_room: ClassVar[int | None] = None
     """Largest padded length of a batch (items times the longest), where items have a length."""
-    partial: ClassVar[bool] = False
-    """Whether a vector may have NaN, for what is not known of a sample."""
+    nan_features: ClassVar[bool] = False
+    """Whether single features may be NaN (not measured); a vector of NaN alone is ABSENT."""
 
     n_features_out_: int
 

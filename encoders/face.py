@@ -143,7 +143,7 @@ class ActionUnitEncoder(BaseEncoder):
     modality: ClassVar[str] = "face"
     libraries: ClassVar[tuple[str, ...]] = ("pandas",)
     batch_room: ClassVar[int | None] = 1 << 18  # frames
-    partial: ClassVar[bool] = True
+    nan_features: ClassVar[bool] = True
 
     action_units_: tuple[str, ...]
     rated_units_: tuple[str, ...]

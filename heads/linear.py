@@ -107,10 +107,10 @@ def fit_linear(data: FitData, *, C: float | str, modality_dropout: float) -> Fit
 
 
 def _better(loss: np.ndarray, than: np.ndarray) -> bool:
-    """Whether the losses of the folds (F,) are lower by more than the standard error."""
+    """Whether the losses of the folds (F,) are lower by more than half the standard error."""
     gain = than - loss
     noise = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else 0.0
-    return bool(gain.mean() > noise)
+    return bool(gain.mean() > 0.5 * noise)
 
 
 def _strongest_of_the_best(losses: list[np.ndarray]) -> int:
@@ -158,8 +158,9 @@ class LinearFit:
     def choose(self) -> tuple[Tensor, list]:
         """Strength per modality by held-out loss, in favour of strong penalties.
 
-        A difference counts where its mean over the folds is above its standard error: what folds
-        do not agree on will not hold for other rows either.
+        A difference counts where its mean over the folds is above half its standard error: what
+        folds do not agree on will not hold for other rows either. Half, since a whole one kept
+        penalties too strong on sets of 80 to 300 rows, and none kept them too weak.
         """
         width, n_blocks = sum(self.data.dims.values()), len(self.data.blocks)
         common = torch.tensor(10.0**_DECADES / width)

@@ -16,6 +16,7 @@ from mmfuse._params import EncoderParamsMixin
 from mmfuse._random import spawn_seed
 from mmfuse.blocks import Blocks
 from mmfuse.door import as_table, encode_table, fit_encoders, matrix_blocks
+from mmfuse.pattern_calibration import HeldOut
 from mmfuse.splits import make_folds
 
 __all__ = ["FusionEstimator"]
@@ -98,8 +99,8 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         *,
         stratify: bool = True,
         refine: Any = None,
-    ) -> np.ndarray | None:
-        """Encode, standardise and train; returns out-of-fold scores.
+    ) -> HeldOut | None:
+        """Encode, standardise and train; returns out-of-fold scores and what their rows had.
 
         Folds are stratified by class, where the task has classes, unless ``stratify`` is False.
         ``refine(head, data)`` may give another objective once the data are encoded.
@@ -108,6 +109,8 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
 
         from mmfuse._device import resolve_device
         from mmfuse.heads import AutoFusion, BaseHead, FitData
+        from mmfuse.objectives import of_classes
+        from mmfuse.patterns import hidden
         from mmfuse.standardize import StandardisedBlocks, Standardizer
 
         seed = spawn_seed(self.random_state)
@@ -140,6 +143,8 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
             self.verbose,
             need_oof=self.calibration is not None,
         )
+        if data.need_oof and folds and of_classes(objective.task):
+            data = replace(data, masked=hidden(data.presence, seed))
         if refine is not None:
             data = replace(data, objective=refine(head, data))
         result = head.fit_module(data)
@@ -147,7 +152,10 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         self.fusion_head_ = clone(head) if result.head is None else result.head
         self.head_ = result.module
         self.history_ = {"head": type(head).__name__, **result.history}
-        return result.oof_scores
+        if result.oof_scores is None:
+            return None
+        gone = None if data.masked is None else data.masked.cpu().numpy()
+        return HeldOut(result.oof_scores, blocks.present, result.oof_masked, gone)
 
     @property
     def head_report_(self) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import softmax
 
-__all__ = ["Calibrator", "TemperatureScaling", "make_calibrator"]
+__all__ = ["Calibrator", "TemperatureScaling", "check_calibration", "make_calibrator"]
 
 _MIN_ROWS = 10
 _BOUND = 3.0  # temperatures between 1/20 and 20
@@ -79,6 +79,10 @@ class TemperatureScaling:
         """Calibrated scores, of the same shape."""
         return scores / self.temperature_
 
+    def slope(self, present: np.ndarray) -> np.ndarray:
+        """By what raw scores are multiplied in each row: (n,)."""
+        return np.full(len(present), 1 / self.temperature_)
+
     def get_state(self) -> dict:
         """What was learned, ready for JSON."""
         return {"temperature": self.temperature_}
@@ -89,6 +93,12 @@ class TemperatureScaling:
         self = cls()
         self.temperature_ = float(state["temperature"])
         return self
+
+
+def check_calibration(kind: str | None) -> None:
+    """Raise ValueError for a calibration that there is not."""
+    if kind not in ("auto", "temperature", None):
+        raise ValueError(f"calibration must be 'auto', 'temperature' or None; got {kind!r}.")
 
 
 def make_calibrator(
@@ -108,10 +118,9 @@ def make_calibrator(
     ValueError
         For another kind, or if ``"temperature"`` is asked for and there are no out-of-fold scores.
     """
+    check_calibration(kind)
     if kind is None:
         return None
-    if kind not in ("auto", "temperature"):
-        raise ValueError(f"calibration must be 'auto', 'temperature' or None; got {kind!r}.")
     held = np.zeros(len(y), bool) if scores is None else np.isfinite(scores).all(axis=1)
     held &= weight > 0
     if scores is None or held.sum() < (_MIN_ROWS if kind == "auto" else 2):

@@ -12,7 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from mmfuse._estimator import FusionEstimator
-from mmfuse.calibration import make_calibrator
+from mmfuse.calibration import check_calibration
 from mmfuse.evidence import EvidenceMixin
 from mmfuse.multi_output import (
     each_output,
@@ -23,6 +23,7 @@ from mmfuse.multi_output import (
     one_output,
     stack_labels,
 )
+from mmfuse.pattern_calibration import make_pattern_calibrator
 from mmfuse.regressor import FusionRegressor
 from mmfuse.targets import (
     check_class_target,
@@ -78,7 +79,7 @@ class FusionClassifier(EvidenceMixin, ClassifierMixin, FusionEstimator):
         Standardisation of the blocks, from the training rows.
     head_ : torch.nn.Module
         The fitted fusion module.
-    calibrator_ : TemperatureScaling or None
+    calibrator_ : PatternCalibration, TemperatureScaling or None
     prior_ : ndarray of shape (K,)
         Weighted class frequencies; the answer to a row with nothing present.
     history_ : dict
@@ -189,13 +190,14 @@ class FusionClassifier(EvidenceMixin, ClassifierMixin, FusionEstimator):
             index=index,
         )
         groups = check_groups(groups, n_rows)
-        if self.calibration not in ("auto", "temperature", None):
-            make_calibrator(self.calibration, None, index, weight)
+        check_calibration(self.calibration)
         totals = np.bincount(index, weights=weight, minlength=len(self.classes_))
         self.prior_ = totals / totals.sum()
         objective = Cumulative if kind == "ordinal" else Multinomial
-        oof = self._fit_head(table, index, weight, groups, objective(len(self.classes_)))
-        self.calibrator_ = make_calibrator(self.calibration, oof, index, weight)
+        held = self._fit_head(table, index, weight, groups, objective(len(self.classes_)))
+        self.calibrator_ = make_pattern_calibrator(
+            self.calibration, held, index, weight, groups, ordinal=kind == "ordinal"
+        )
         if self.calibrator_ is not None:
             self.history_["calibration"] = self.calibrator_.get_state()
         return self

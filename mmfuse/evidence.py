@@ -47,10 +47,11 @@ class EvidenceMixin:
         its calibrated answer. For linear heads (``EarlyFusion("linear")``, `ContextualFusion`,
         ``combine="stack"``) it is what the scores gain over the modality's being absent.
 
-        The estimator's temperature T divides every contribution. What then is still missing, the
-        same for all modalities of the row, is split evenly between those that are present: for
-        ``LateFusion`` ``(1 / T - 1) log prior``, for linear heads also what the head says with all
-        modalities absent, beyond the prior.
+        The estimator's temperature T, and its correction where the row's pattern has one, scale
+        every contribution. What then is still missing, the same for all modalities of the row, is
+        split evenly between those that are present: for ``LateFusion`` ``(1 / T - 1) log prior``
+        and the pattern's shift, for linear heads also what the head says with all modalities
+        absent, beyond the prior.
 
         Examples
         --------
@@ -85,7 +86,8 @@ class EvidenceMixin:
 
     def _additive(self, raw: np.ndarray, logits: np.ndarray, present: np.ndarray) -> np.ndarray:
         """Evidence (n, M, K), centred, that with the log prior sums to the calibrated logits."""
-        evidence = raw / getattr(self.calibrator_, "temperature_", 1.0)
+        slope = 1.0 if self.calibrator_ is None else self.calibrator_.slope(present)
+        evidence = raw * np.reshape(slope, (-1, 1, 1))
         evidence -= evidence.mean(axis=2, keepdims=True)
         missing = logits - np.log(np.maximum(self.prior_, 1e-12)) - evidence.sum(axis=1)
         missing -= missing.mean(axis=1, keepdims=True)

@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-__all__ = ["draw_presence", "dropout_masks"]
+__all__ = ["draw_presence", "dropout_masks", "hidden"]
 
 _EXACT = 3  # modalities up to which every pattern is listed
 _DRAWN = 4  # patterns drawn for each row beyond
@@ -62,3 +62,11 @@ def draw_presence(presence: Tensor, rate: float, generator: torch.Generator | No
     last = torch.where(presence, chance, -1.0).argmax(dim=1)
     kept[lost, last[lost]] = True
     return kept
+
+
+def hidden(presence: Tensor, seed: int, rate: float = 0.3) -> Tensor | None:
+    """Presence (n, M) with modalities hidden at random, the same for a seed; None for only one."""
+    if presence.shape[1] == 1:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    return draw_presence(presence.cpu(), rate, generator).to(presence.device)

@@ -241,9 +241,10 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
 
         def train(target: np.ndarray, objective: Any, **options: Any) -> np.ndarray | None:
             # stratifying would cut the folds to the rows of the rarest bin
-            return self._fit_head(
+            held = self._fit_head(
                 table, target, weight, groups, objective, stratify=False, **options
             )
+            return None if held is None else held.scores
 
         self.output_ = kind.name
         kind.fit(self, y, weight, train)

@@ -279,12 +279,14 @@ def _restore_modules(
 
 def _restore_calibrator(state: dict | None) -> Any:
     from mmfuse.calibration import TemperatureScaling
+    from mmfuse.pattern_calibration import PatternCalibration
 
     if state is None:
         return None
-    if state["name"] != TemperatureScaling.name:
+    known = {kind.name: kind for kind in (TemperatureScaling, PatternCalibration)}
+    if state["name"] not in known:
         raise SavedModelError(f"config.json names an unknown calibrator {state['name']!r}.")
-    return TemperatureScaling.from_state(state)
+    return known[state["name"]].from_state(state)
 
 
 def _verified_config(folder: Path) -> dict:

@@ -91,6 +91,18 @@ CARDS: dict[str, WeightCard] = {
             width=384,
             source="all-MiniLM-L6-v2 of sentence-transformers (Reimers and Gurevych 2019)",
         ),
+        WeightCard(
+            name="silero-vad-16k",
+            modality="audio",
+            package="silero-vad",
+            module="silero_vad",
+            file="data/silero_vad_16k.safetensors",
+            sha256="c59271c284ae9c8335d795d60e0bfdb71aaaceec578d9bd9ffc1b8153c319ea1",
+            size=1_239_748,
+            licence="MIT",
+            width=1,
+            source="Silero VAD 6 (Silero Team 2024), speech or not in 32 ms",
+        ),
     )
 }
 

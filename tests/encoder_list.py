@@ -14,7 +14,9 @@ from mmfuse.encoders import (
     BaseEncoder,
     ImageEncoder,
     LogMelEncoder,
+    MultiBandEncoder,
     NumericEncoder,
+    OpenSmileEncoder,
     SentenceEncoder,
 )
 
@@ -33,6 +35,7 @@ class Case:
     samples: Callable[[], list[Any]]
     broken: Callable[[Path], Any]
     reads_files: bool = True
+    needs: str | None = None  # a package without which the case is skipped
 
 
 def _pictures() -> list[Any]:
@@ -40,10 +43,23 @@ def _pictures() -> list[Any]:
     return [rng.integers(0, 256, (20 + 5 * i, 30, 3), dtype=np.uint8) for i in range(6)]
 
 
+def _regions() -> list[Any]:
+    boxes = [(0, 0, 12, 9), (3, 3, 30, 20), (1, 0, 8, 20), (5, 5, 25, 15), (0, 10, 30, 20)]
+    pictures = _pictures()
+    return [*zip(pictures, boxes, strict=False), {"image": pictures[5], "box": (2, 2, 20, 30)}]
+
+
 def _sounds() -> list[Any]:
     rng = np.random.default_rng(1)
     lengths = (300, 1600, 1601, 5000, 9000, 16000)
     return [rng.normal(size=n).astype(np.float32) * np.linspace(0.1, 1, n) for n in lengths]
+
+
+def _voices() -> list[Any]:
+    return [
+        0.3 * np.sin(2 * np.pi * (100 + 40 * i) * np.arange(4000 + 900 * i) / 16000)
+        for i in range(6)
+    ]
 
 
 def _texts() -> list[Any]:
@@ -54,6 +70,17 @@ def _texts() -> list[Any]:
         "galaxy",
         "A long text. " * 20,
         "Zwei Sprachen, une phrase.",
+    ]
+
+
+def _talks() -> list[Any]:
+    return [
+        [("I", "How are you?"), ("P", "I am fine."), ("p", "Really.")],
+        [{"speaker": "P", "text": "It rains. " * 12}, {"speaker": "I", "text": "Yes."}],
+        "P: Hello there.\nI: Hello.\nP: A word " + "again " * 25,
+        [("P", "galaxy")],
+        ["P: One line.", "and another"],
+        "Q: Well?\nP: The patient sleeps badly. Wakes early! Eats little?",
     ]
 
 
@@ -79,6 +106,13 @@ def _faces() -> list[Any]:
     ]
 
 
+def _cutouts() -> list[Any]:
+    rng = np.random.default_rng(2)
+    x, y = np.meshgrid(np.arange(16) - 7.5, np.arange(16) - 7.5)
+    galaxy = np.exp(-np.hypot(x, y) / 3)
+    return [rng.normal(20 * (i + 1) * galaxy, 1, (2, 16, 16)) for i in range(6)]
+
+
 def _bad_file(name: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         path = folder / name
@@ -92,10 +126,46 @@ ENCODERS: dict[str, Case] = {
     "image": Case(
         ImageEncoder(weights=None, image_size=32, device="cpu"), _pictures, _bad_file("a.png")
     ),
+    "image-map": Case(
+        ImageEncoder(
+            "resnet10t", weights=None, image_size=64, features="map", grid=(2, 1), device="cpu"
+        ),
+        _regions,
+        _bad_file("a.png"),
+    ),
     "log-mel": Case(
         LogMelEncoder(n_mels=20, n_segments=2, device="cpu"), _sounds, _bad_file("a.wav")
     ),
+    "log-mel sequence": Case(
+        LogMelEncoder(n_mels=20, output="sequence", n_frames=6, device="cpu"),
+        _sounds,
+        _bad_file("a.wav"),
+    ),
+    "opensmile": Case(
+        OpenSmileEncoder(device="cpu"), _voices, _bad_file("a.wav"), needs="opensmile"
+    ),
     "sentence": Case(SentenceEncoder(device="cpu"), _texts, _bad_file("a.txt")),
+    "bands": Case(
+        MultiBandEncoder({"bands": ["g", "r"], "pixel_scale": 0.2}, device="cpu"),
+        _cutouts,
+        _bad_file("a.fits"),
+    ),
+    "bands-cnn": Case(
+        MultiBandEncoder({"bands": ["g", "r"], "pixel_scale": 0.2}, features="cnn", device="cpu"),
+        _cutouts,
+        _bad_file("a.npy"),
+    ),
+    "transcript": Case(
+        SentenceEncoder(
+            max_length=24,
+            speakers="P",
+            pooling="stats",
+            prompts={"mood": "Mood of: ", "energy": "Is {text} lively?"},
+            device="cpu",
+        ),
+        _talks,
+        _bad_file("a.txt"),
+    ),
     "face": Case(ActionUnitEncoder(device="cpu"), _faces, _bad_file("a.csv")),
     "numeric": Case(
         NumericEncoder(),

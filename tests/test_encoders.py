@@ -26,9 +26,16 @@ from mmfuse.exceptions import EncodingError
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
+def listed(name: str) -> Case:
+    case = ENCODERS[name]
+    if case.needs is not None:
+        pytest.importorskip(case.needs, reason=f"{name} needs the package {case.needs}")
+    return case
+
+
 @pytest.fixture(params=list(ENCODERS), scope="module")
 def case(request):
-    return ENCODERS[request.param]
+    return listed(request.param)
 
 
 def fitted(case: Case, **params) -> BaseEncoder:
@@ -230,7 +237,7 @@ def test_marked_errors(case, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name, case in ENCODERS.items() if case.reads_files])
 def test_a_missing_file(name, tmp_path):
-    case = ENCODERS[name]
+    case = listed(name)
     with pytest.raises(EncodingError, match=r"row 0 \(.*gone\): no such file; fix or remove the"):
         fitted(case).transform([tmp_path / "gone"])
 
@@ -269,7 +276,7 @@ def test_the_module_is_loaded_once(case, monkeypatch):
 
 @pytest.mark.parametrize("name", [name for name, case in ENCODERS.items() if case.reads_files])
 def test_progress_is_shown_when_asked(name, capsys):
-    case = ENCODERS[name]
+    case = listed(name)
     fitted(case).encode(case.samples(), name="visits")
     assert capsys.readouterr().err == ""
     fitted(case, verbose=1).encode(case.samples(), name="visits")

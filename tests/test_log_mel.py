@@ -43,10 +43,11 @@ def wav(wave: np.ndarray, rate: int = RATE, kind: str = "WAV", **options) -> byt
 
 def reference_log_mel(wave, n_fft=512, win=400, hop=160, n_mels=64, f_min=20.0, top_db=80.0):
     wave = np.asarray(wave, dtype=np.float64)
+    frames = 1 + len(wave) // hop
     wave = np.pad(wave, (0, max(0, n_fft - len(wave))))
     wave = np.pad(wave, n_fft // 2, mode="reflect")
     window = np.pad(np.hanning(win + 1)[:-1], (n_fft - win) // 2)
-    starts = range(0, len(wave) - n_fft + 1, hop)
+    starts = range(0, frames * hop, hop)
     power = np.array([np.abs(np.fft.rfft(window * wave[s : s + n_fft])) ** 2 for s in starts])
 
     def mel(hz):
@@ -66,6 +67,16 @@ def reference_deltas(track):  # (frames, bands): slope of a line through five fr
     return np.array([(x @ wide[i : i + 5]) / (x @ x) for i in range(len(track))])
 
 
+def reference_changes(part, n_scales=6):
+    found = [np.zeros(part.shape[1])]
+    for scale in range(n_scales):
+        width = 2**scale
+        n = len(part) // width
+        means = np.array([part[i * width : (i + 1) * width].mean(0) for i in range(n)])
+        found.append(np.abs(np.diff(means, axis=0)).mean(0) if n > 1 else found[-1])
+    return found[1:]
+
+
 def reference(wave, percentiles=(10, 50, 90), n_segments=1):
     track = reference_log_mel(wave)
     tracks = [track, reference_deltas(track)]
@@ -79,6 +90,8 @@ def reference(wave, percentiles=(10, 50, 90), n_segments=1):
         for one in tracks:
             part = one[span]
             parts += [part.mean(0), part.std(0), *np.percentile(part, percentiles, axis=0)]
+            if one is track:
+                parts += reference_changes(part)
     return np.concatenate(parts)
 
 
@@ -145,14 +158,15 @@ def test_percentiles_and_deltas_by_hand():
 
 def test_names_tell_what_a_feature_is():
     names = list(encoder(n_mels=20, n_segments=2).get_feature_names_out())
-    assert len(names) == 3 * 2 * 5 * 20
+    assert len(names) == 3 * (2 * 5 + 6) * 20
+    assert names.index("audio_mel0_change32") == 10 * 20
     assert names[12] == "audio_mel12_mean" and "audio_delta3_p90" in names
     quiet = noise(8000)
     quiet[4000:] *= 1e-3
     values = dict(zip(names, encoder(n_mels=20, n_segments=2).transform([quiet])[0], strict=True))
     assert values["audio_segment0_mel5_mean"] > values["audio_segment1_mel5_mean"] + 20
     assert values["audio_mel5_p10"] <= values["audio_mel5_p50"] <= values["audio_mel5_p90"]
-    plain = encoder(n_mels=20, deltas=False, percentiles=[2.5])
+    plain = encoder(n_mels=20, deltas=False, percentiles=[2.5], n_scales=0)
     assert plain.get_feature_names_out()[-1] == "audio_mel19_p2.5"
 
 

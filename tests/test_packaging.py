@@ -50,7 +50,8 @@ def test_links_are_committed_as_links(folder):
 def test_extras_are_complete(setup_cfg):
     extras = {name: _lines(text) for name, text in setup_cfg["options.extras_require"].items()}
     every = extras["all"][0].removeprefix("mmfuse[").removesuffix("]").split(",")
-    assert set(every) == set(extras) - {"all", "demo", "test", "dev"}
+    narrow = {"opensmile"}  # its licence is not for all uses, so it has to be asked for
+    assert set(every) == set(extras) - {"all", "demo", "test", "dev"} - narrow
 
 
 @pytest.fixture(scope="module")
