@@ -9,6 +9,7 @@ from mmfuse.encoders.audio import LogMelEncoder
 from mmfuse.encoders.base import BaseEncoder, Encoded
 from mmfuse.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
 from mmfuse.encoders.conse import ConSEEncoder
+from mmfuse.encoders.face import ActionUnitEncoder
 from mmfuse.encoders.image import ImageEncoder
 from mmfuse.encoders.lidar_camera import LidarCameraEncoder
 from mmfuse.encoders.multiband import MultiBandEncoder
@@ -19,6 +20,7 @@ from mmfuse.encoders.zero_shot import CLIPZeroShotEncoder
 
 __all__ = [
     "Augmentation",
+    "ActionUnitEncoder",
     "BaseEncoder",
     "CLIPImageEncoder",
     "CLIPTextEncoder",

@@ -7,7 +7,9 @@ from math import isfinite
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["check_choice", "check_flag", "check_integer", "check_number"]
+import numpy as np
+
+__all__ = ["check_choice", "check_flag", "check_integer", "check_number", "check_percentiles"]
 
 
 def check_choice(owner: object, name: str, allowed: Sequence[Any]) -> None:
@@ -50,6 +52,18 @@ def check_number(
         raise TypeError(_sentence(owner, name, must, value))
     if not isfinite(value) or (above is not None and value <= above):
         raise ValueError(_sentence(owner, name, must, value))
+
+
+def check_percentiles(owner: object, name: str) -> None:
+    """Raise unless the argument is a sequence of different numbers in 0..100."""
+    values = getattr(owner, name)
+    if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray)):
+        raise TypeError(_sentence(owner, name, "a sequence of numbers", values))
+    numbers = all(isinstance(value, Real) and not isinstance(value, bool) for value in values)
+    if not numbers or not all(0 <= value <= 100 for value in values):
+        raise ValueError(_sentence(owner, name, "numbers in 0..100", values))
+    if len({f"{value:g}" for value in values}) < len(values):
+        raise ValueError(_sentence(owner, name, "different numbers", values))
 
 
 def _sentence(owner: object, name: str, must: str, value: Any) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from tiny_clip import TINY
 
 from mmfuse.encoders import (
+    ActionUnitEncoder,
     BaseEncoder,
     CLIPImageEncoder,
     CLIPTextEncoder,
@@ -117,6 +118,23 @@ CAMERA = np.array([[48.0, -50, 0, 0], [32, 0, -50, 0], [1, 0, 0, 0]])
 """Projection of a camera of 64 x 96 pixels that looks along x."""
 
 
+def _faces() -> list[Any]:
+    """Recordings as OpenFace writes them, of different lengths, some frames without a face."""
+    rng = np.random.default_rng(2)
+    return [
+        {
+            "frame": np.arange(n),
+            " success": np.arange(n) % 4 != 3,
+            " AU01_r": rng.uniform(0, 5, n),
+            " AU12_r": np.where(rng.random(n) < 0.2, np.nan, rng.uniform(0, 5, n)),
+            " AU12_c": rng.integers(0, 2, n),
+            " AU28_c": rng.integers(0, 2, n),
+            " pose_Rx": rng.normal(size=n),
+        }
+        for n in (1, 2, 3, 50, 51, 200)
+    ]
+
+
 def _cutouts() -> list[Any]:
     rng = np.random.default_rng(2)
     x, y = np.meshgrid(np.arange(16) - 7.5, np.arange(16) - 7.5)
@@ -210,6 +228,7 @@ ENCODERS: dict[str, Case] = {
         _talks,
         _bad_file("a.txt"),
     ),
+    "face": Case(ActionUnitEncoder(device="cpu"), _faces, _bad_file("a.csv")),
     "numeric": Case(
         NumericEncoder(),
         _records,

@@ -57,6 +57,18 @@ def test_what_is_missing_comes_with_its_command(monkeypatch):
     assert not found.ok
 
 
+def test_a_package_for_another_python_is_not_missed(monkeypatch):
+    lines = [
+        'old-one>=1; python_version < "3.1" and extra == "face"',
+        'new-one; python_version >= "3.1" and extra == "face"',
+        'later-one; python_version >= "4.0" and extra == "face"',
+        'both-ones; extra == "face"',
+    ]
+    monkeypatch.setattr(metadata, "requires", lambda name: ["numpy", *lines])
+    (face,) = examine().extras
+    assert set(face.versions) == {"new-one", "both-ones"}
+
+
 def test_damaged_weights_are_noticed(monkeypatch):
     monkeypatch.setattr(weights, "file_hash", lambda path: "0" * 64)
     assert "damaged: " in examine().to_text()

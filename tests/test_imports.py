@@ -18,6 +18,7 @@ import mmfuse.heads
 
 OPTIONAL = [
     "PIL",
+    "ai_edge_litert",
     "astropy",
     "cv2",
     "matplotlib",

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 DATA_SETS = {
     "04-few-shot-logit-bias": ("research_only_imagenet_samples",),
+    "05-interview-with-gaps": ("face_au_series", "sequences_av_text"),
     "06-lidar-camera-objects": ("kitti",),
 }
 """Sets that a notebook reads and that do not come with the package."""

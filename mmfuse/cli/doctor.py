@@ -22,7 +22,9 @@ from mmfuse.saving import _verified_config
 __all__ = ["Examination", "ExtraState", "ModelState", "WeightState", "examine"]
 
 _BUNDLES = ("all", "demo", "dev", "test")  # extras that are made of other extras
-_SAME = {"opencv-python": ("opencv-python-headless", "opencv-contrib-python")}
+_OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python")
+_SAME = {name: _OPENCV for name in _OPENCV}
+_PYTHON = re.compile(r"python_version\s*(<|>=)\s*[\"'](\d+)\.(\d+)[\"']")
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)[^;]*(?:;.*extra\s*==\s*[\"']([\w-]+)[\"'])?")
 
 
@@ -169,10 +171,18 @@ def _packages() -> tuple[ExtraState, list[ExtraState]]:
         requirements = ["mmfuse"]  # a source tree on the path; it counts as missing
     for line in requirements:
         match = _REQUIREMENT.match(line)
-        if match and match[2] not in _BUNDLES:
+        if match and match[2] not in _BUNDLES and _is_for_this_python(line):
             found.setdefault(match[2] or "", {})[match[1]] = _version(match[1])
     states = [ExtraState(name, versions) for name, versions in found.items()]
     return states[0], states[1:]
+
+
+def _is_for_this_python(requirement: str) -> bool:
+    found = _PYTHON.search(requirement)
+    if found is None:
+        return True
+    older = sys.version_info[:2] < (int(found[2]), int(found[3]))
+    return older == (found[1] == "<")
 
 
 def _version(package: str) -> str | None:
@@ -214,6 +224,7 @@ def _model_state(folder: Path) -> ModelState:
     with _offline():
         for name, entry in config["encoders"].items():
             encoder = decoder.decode(entry["encoder"])
+            encoder.set_state(decoder.decode(entry["state"]))  # what it reads may depend on it
             names[name] = type(encoder).__name__
             problems[name] = _problem(encoder, entry["weights_hash"])
     return ModelState(folder, names, problems, config["versions"])
