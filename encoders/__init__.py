@@ -7,6 +7,7 @@ from mmfuse.encoders.audio import LogMelEncoder
 from mmfuse.encoders.base import BaseEncoder, Encoded
 from mmfuse.encoders.image import ImageEncoder
 from mmfuse.encoders.numeric import NumericEncoder
+from mmfuse.encoders.precomputed import PrecomputedEncoder
 from mmfuse.encoders.text import SentenceEncoder
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "ImageEncoder",
     "LogMelEncoder",
     "NumericEncoder",
+    "PrecomputedEncoder",
     "SentenceEncoder",
 ]
