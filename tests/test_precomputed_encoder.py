@@ -71,7 +71,10 @@ def test_row_numbers_of_one_file(tmp_path, suffix):
     encoded = encoder.fit(column).encode(column)
     assert encoded.presence.tolist() == [1, 0, 1, 1]
     np.testing.assert_array_equal(encoded.values[[0, 2, 3]], VECTORS[[5, 0, 5]])
-    for cell, says in ((7, rf"row 7 is not in .*all{suffix}, .*rows 0 to 6"), ("p1", rf"'p1' is no row number, and .*all{suffix} has no keys")):
+    for cell, says in (
+        (7, rf"row 7 is not in .*all{suffix}, which has rows 0 to 6"),
+        ("p1", rf"'p1' is no row number, and .*all{suffix} has no keys"),
+    ):
         with pytest.raises(EncodingError, match=rf"precomputed, row 1: {says}"):
             encoder.transform([0, cell])
 
