@@ -239,6 +239,8 @@ def page(args: argparse.Namespace, device: str) -> list[str]:
     ]
     rest = []
     for name, encoder, loops, samples in jobs:
+        if name not in args.only:
+            continue
         samples = samples[: args.n]
         taken = compare(encoder, loops, samples, args.repeats)
         rate = len(samples) / np.median(taken["loop"][:, 1])
@@ -285,6 +287,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--librosa", metavar="PYTHON", help="a Python that has librosa")
+    parser.add_argument("--only", nargs="+", default=["image", "text", "audio"])
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
     parser.add_argument("--no-page", action="store_true", help="print only")
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
@@ -300,7 +304,7 @@ def main() -> None:
         "come, the encoder sorts them by length within a window.",
         "",
         *page(args, device),
-        *memory_lines(),
+        *([] if args.no_memory else memory_lines()),
         "",
         "Made by `benchmarks/encode_speed.py`.",
     ]
