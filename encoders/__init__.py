@@ -15,6 +15,7 @@ from mmfuse.encoders.lidar_camera import LidarCameraEncoder
 from mmfuse.encoders.multiband import MultiBandEncoder
 from mmfuse.encoders.numeric import NumericEncoder
 from mmfuse.encoders.opensmile import OpenSmileEncoder
+from mmfuse.encoders.precomputed import PrecomputedEncoder
 from mmfuse.encoders.text import SentenceEncoder
 from mmfuse.encoders.zero_shot import CLIPZeroShotEncoder
 
@@ -34,5 +35,6 @@ __all__ = [
     "NumericEncoder",
     "ObjectInFrame",
     "OpenSmileEncoder",
+    "PrecomputedEncoder",
     "SentenceEncoder",
 ]

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas.api import types
 
+from mmfuse.encoders._frame_cells import ColumnCard, missing_cells, plain
 from mmfuse.exceptions import SampleError
 from mmfuse.presence import Presence
-from mmfuse.table.cells import NUMBERS, is_missing, is_tensor, state_of, to_numpy
+from mmfuse.table.cells import NUMBERS, is_tensor, state_of, to_numpy
 
-__all__ = ["ColumnCard", "as_frame", "describe_column", "encode_categories", "encode_numbers"]
-
-
-@dataclass(frozen=True)
-class ColumnCard:
-    """What was learned of one column: its name and, unless it holds numbers, its categories."""
-
-    name: str
-    categories: tuple[Any, ...] | None = None
+__all__ = ["as_frame", "describe_column"]
 
 
 def as_frame(column: Any) -> tuple[pd.DataFrame, np.ndarray]:
@@ -60,11 +52,13 @@ def as_frame(column: Any) -> tuple[pd.DataFrame, np.ndarray]:
         raise ValueError(f"NumericEncoder: column names repeat in {list(frame.columns)!r}.")
     present = np.zeros(len(frame), dtype=bool)
     for _, values in frame.items():
-        present |= ~_missing(values)
+        present |= ~missing_cells(values)
     return frame, np.where(present, Presence.PRESENT, Presence.ABSENT).astype(np.int8)
 
 
-def describe_column(values: pd.Series, categories: Any, most: int) -> ColumnCard:
+def describe_column(
+    values: pd.Series, categories: Any, most: int, *, ordered: bool | None, unit: str | None
+) -> ColumnCard:
     """Decide whether a column holds numbers or categories.
 
     Parameters
@@ -74,19 +68,32 @@ def describe_column(values: pd.Series, categories: Any, most: int) -> ColumnCard
         Its categories, where the user names them.
     most : int
         Largest number of categories that are found by themselves.
+    ordered : bool or None
+        Whether its categories are ordered, where the user says so; None asks the column's type.
+    unit : str or None
+        Of a column of numbers, which may then be written with units.
     """
     name = str(values.name)
+    if unit is not None:
+        return ColumnCard(name, unit=unit)
     if categories is not None:
-        return ColumnCard(name, tuple(_plain(value) for value in categories))
+        return ColumnCard(name, tuple(plain(value) for value in categories), bool(ordered))
     if isinstance(values.dtype, pd.CategoricalDtype):
-        return ColumnCard(name, tuple(_plain(value) for value in values.dtype.categories))
+        known = tuple(plain(value) for value in values.dtype.categories)
+        return ColumnCard(name, known, values.dtype.ordered if ordered is None else ordered)
+    if ordered:
+        raise ValueError(
+            f"NumericEncoder: ordered names column {name!r}, whose order is not known; list its "
+            f"categories, as in categories={{{name!r}: ['low', 'high']}}, or make the column an "
+            "ordered pandas Categorical."
+        )
     if types.is_numeric_dtype(values.dtype) and not types.is_complex_dtype(values.dtype):
         return ColumnCard(name)
     if values.dtype.kind not in "OSUT":
         raise TypeError(
             f"NumericEncoder: column {name!r} has dtype {values.dtype}; make a number of it first."
         )
-    present = [_plain(value) for value in values[~_missing(values)]]
+    present = [plain(value) for value in values[~missing_cells(values)]]
     if all(isinstance(value, NUMBERS) for value in present):
         return ColumnCard(name)
     odd = next((value for value in present if not isinstance(value, (str, *NUMBERS))), None)
@@ -105,62 +112,12 @@ def describe_column(values: pd.Series, categories: Any, most: int) -> ColumnCard
     return ColumnCard(name, tuple(found))
 
 
-def encode_numbers(values: pd.Series, errors: dict[int, str]) -> np.ndarray:
-    """Return numbers (n, 1) as float32, NaN where missing; note the rows that hold none."""
-    if types.is_numeric_dtype(values.dtype):
-        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
-    else:
-        gone = _missing(values)
-        known = values.astype(object).where(~gone, None)
-        numbers = pd.to_numeric(known, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        for row in np.flatnonzero(np.isnan(numbers) & ~gone).tolist():
-            errors.setdefault(row, f"column {values.name!r}: {values[row]!r} is not a number")
-    with np.errstate(over="ignore"):
-        short = numbers.astype(np.float32)
-    for row in np.flatnonzero(np.isinf(short)).tolist():
-        errors.setdefault(row, f"column {values.name!r}: {numbers[row]} is not a finite number")
-    return short[:, None]
-
-
-def encode_categories(values: pd.Series, categories: tuple[Any, ...]) -> np.ndarray:
-    """Return indicators (n, n_categories + 1) as float32.
-
-    The last column is 1 for a category that is not among them. A missing one is a row of NaN.
-    """
-    width = len(categories) + 1
-    place = {category: i for i, category in enumerate(categories)}
-    rows = np.eye(width, dtype=np.float32)
-    rows = np.vstack([rows, np.full((1, width), np.nan, dtype=np.float32)])
-    gone = _missing(values)
-    codes = [
-        width if missing else place.get(_plain(value), width - 1)
-        for value, missing in zip(values.astype(object), gone, strict=True)
-    ]
-    return rows[codes]
-
-
-def _missing(values: pd.Series) -> np.ndarray:
-    if types.is_numeric_dtype(values.dtype):
-        return values.isna().to_numpy()
-    return np.fromiter(
-        (isinstance(value, Presence) or is_missing(value) for value in values.astype(object)),
-        dtype=bool,
-        count=len(values),
-    )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    return str(value) if isinstance(value, str) else value
-
-
 def _from_cells(column: Any) -> tuple[pd.DataFrame, np.ndarray]:
     if isinstance(column, np.ndarray) and column.dtype != object:
         frame = pd.DataFrame({"0": column})
-        gone = _missing(frame["0"])
+        gone = missing_cells(frame["0"])
         return frame, np.where(gone, Presence.ABSENT, Presence.PRESENT).astype(np.int8)
-    cells = [to_numpy(cell) if is_tensor(cell) else cell for cell in column]
+    cells = [_record(cell) for cell in column]
     states = np.fromiter(map(state_of, cells), np.int8, len(cells))
     present = states == Presence.PRESENT
     first = cells[int(present.argmax())] if present.any() else None
@@ -179,6 +136,19 @@ def _from_cells(column: Any) -> tuple[pd.DataFrame, np.ndarray]:
         return pd.DataFrame([list(vector) for vector in vectors]).rename(columns=str), states
     scalars = _filled(cells, present, None, (str, *NUMBERS))
     return pd.DataFrame({"0": pd.Series(scalars, dtype=object)}), states
+
+
+def _record(cell: Any) -> Any:
+    """Return a tensor as an array, and a Series or a DataFrame of one row as a dict."""
+    if is_tensor(cell):
+        return to_numpy(cell)
+    if isinstance(cell, pd.DataFrame):
+        if len(cell) > 1:
+            raise SampleError(
+                f"NumericEncoder: a cell that is a DataFrame must have one row, got {len(cell)}."
+            )
+        return cell.iloc[0].to_dict() if len(cell) else None
+    return cell.to_dict() if isinstance(cell, pd.Series) else cell
 
 
 def _filled(

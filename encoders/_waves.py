@@ -63,11 +63,13 @@ def _decode(sample: Any, rate: int, max_duration: float | None) -> tuple[np.ndar
             return _from_array(sample["array"]), _checked_rate(sample.get("sampling_rate", rate))
         sample = sample.get("bytes") if sample.get("bytes") is not None else sample.get("path")
     if isinstance(sample, (bytes, bytearray, memoryview)):
-        return _from_file(io.BytesIO(sample), max_duration)
+        return _from_file(whole_file(io.BytesIO(sample)), max_duration)
     if isinstance(sample, (str, Path)):
         try:
             with open(sample, "rb") as file:
-                return _from_file(file, max_duration)
+                sound = whole_file(file)
+                # libsndfile reads a named file faster than it calls back for its bytes
+                return _from_file(str(sample) if sound is file else sound, max_duration)
         except FileNotFoundError:
             raise SampleError("no such file") from None
         except OSError as exc:
@@ -78,9 +80,8 @@ def _decode(sample: Any, rate: int, max_duration: float | None) -> tuple[np.ndar
     return _from_array(sample), rate
 
 
-def _from_file(file: BinaryIO, max_duration: float | None) -> tuple[np.ndarray, int]:
+def _from_file(file: str | BinaryIO, max_duration: float | None) -> tuple[np.ndarray, int]:
     soundfile = require("soundfile", extra="audio", caller="LogMelEncoder")
-    file = whole_file(file)
     try:
         with soundfile.SoundFile(file) as sound:
             rate, total = sound.samplerate, sound.frames

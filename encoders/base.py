@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -281,6 +282,7 @@ def _class_name(encoder: BaseEncoder) -> str:
     return f"{type(encoder).__module__}.{type(encoder).__qualname__}"
 
 
+@cache
 def _version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)

@@ -35,7 +35,7 @@ _HOME = {
     "load": "mmfuse.saving",
     "modality_report": "mmfuse.report",
 }
-_SUBMODULES = ("datasets", "encoders", "heads", "metrics", "plotting")
+_SUBMODULES = ("datasets", "encoders", "heads", "metrics", "plotting", "testing")
 
 __all__ = [
     "Ablation",

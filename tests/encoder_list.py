@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from mmfuse.encoders import (
     MultiBandEncoder,
     NumericEncoder,
     OpenSmileEncoder,
+    PrecomputedEncoder,
     SentenceEncoder,
 )
 
@@ -142,6 +145,22 @@ def _cutouts() -> list[Any]:
     return [rng.normal(20 * (i + 1) * galaxy, 1, (2, 16, 16)) for i in range(6)]
 
 
+@cache
+def _vector_folder() -> tempfile.TemporaryDirectory:
+    """A folder of six vector files, and one file of all six; gone when the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="mmfuse-vectors-")
+    vectors = np.random.default_rng(2).normal(size=(6, 5)).astype(np.float32)
+    vectors[2, 1] = np.nan
+    for i, vector in enumerate(vectors):
+        np.save(Path(folder.name) / f"{i}.npy", vector)
+    np.savez(Path(folder.name) / "all.npz", x=vectors, names=[f"p{i}" for i in range(6)])
+    return folder
+
+
+def _vectors() -> list[Any]:
+    return [Path(_vector_folder().name) / f"{i}.npy" for i in range(6)]
+
+
 def _bad_file(name: str) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         path = folder / name
@@ -233,6 +252,13 @@ ENCODERS: dict[str, Case] = {
         NumericEncoder(),
         _records,
         lambda folder: {"age": np.inf, "sex": "f", "smokes": False},
+        reads_files=False,
+    ),
+    "precomputed": Case(PrecomputedEncoder(), _vectors, _bad_file("a.npy")),
+    "precomputed-keys": Case(
+        PrecomputedEncoder(source=Path(_vector_folder().name) / "all.npz", array="x", keys="names"),
+        lambda: [f"p{i}" for i in range(6)],
+        lambda folder: "p6",
         reads_files=False,
     ),
 }

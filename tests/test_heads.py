@@ -17,6 +17,7 @@ from mmfuse.heads import BaseHead, EarlyFusion, LateFusion, LogitBiasFusion
 from mmfuse.heads.combination import PoolData
 from mmfuse.heads.pool import GaussianPool, LogPool, fit_pool
 from mmfuse.patterns import draw_presence, dropout_masks
+from mmfuse.testing import HEAD_CHECKS, HeadSubject
 from tests.head_list import heads_for
 from tests.samples import digit_halves, two_views
 
@@ -38,78 +39,16 @@ def test_every_head_is_on_the_list() -> None:
     assert public == {type(head) for head in CLASSIFIERS.values()}
 
 
+@pytest.mark.parametrize("check", HEAD_CHECKS["classification"])
 @every_head
-def test_any_subset_in_any_row(name: str) -> None:
-    X, y = two_views(absent=0.3)
-    model = fitted(name, X, y)
-    proba = model.predict_proba(X)
-    assert np.isfinite(proba).all()
-    np.testing.assert_allclose(proba.sum(axis=1), 1)
-    assert model.score(X, y) > 0.6
-    for hidden in ("a", "b"):
-        assert model.score(X.hide(hidden), y) > 0.45  # chance is one third
+def test_contract(name: str, check: str) -> None:
+    HEAD_CHECKS["classification"][check](HeadSubject(CLASSIFIERS[name]))
 
 
-@every_head
-def test_a_row_with_nothing_gets_the_prior(name: str) -> None:
-    X, y = two_views()
-    y[:20] = 0
-    model = fitted(name, X, y)
-    proba = model.predict_proba(X[:3].hide(["a", "b"]))
-    np.testing.assert_allclose(proba, np.tile(model.prior_, (3, 1)), atol=1e-9)
-
-
-@every_head
-def test_a_row_does_not_depend_on_its_neighbours(name: str) -> None:
-    X, y = two_views(absent=0.3)
-    model = fitted(name, X, y)
-    together = model.predict_proba(X)
-    alone = np.vstack([model.predict_proba(X[i : i + 1]) for i in range(10)])
-    np.testing.assert_allclose(alone, together[:10], atol=1e-6)
-
-
-@every_head
-def test_values_of_hidden_cells_are_never_read(name: str) -> None:
-    X, y = two_views()
-    a = np.array(X["a"])
-    hidden = np.arange(len(y)) % 2 == 0
-    first = X.hide("a", hidden)
-    a[hidden] = 1e6
-    second = type(X)({"a": a, "b": X["b"]}).hide("a", hidden)
-    p = [fitted(name, table, y).predict_proba(table) for table in (first, second)]
-    np.testing.assert_array_equal(p[0], p[1])
-
-
-@every_head
-def test_same_seed_same_result(name: str) -> None:
-    X, y = two_views(absent=0.2)
-    state = torch.random.get_rng_state()
-    p = [fitted(name, X, y).predict_proba(X) for _ in range(2)]
-    np.testing.assert_array_equal(p[0], p[1])
-    assert torch.equal(state, torch.random.get_rng_state())
-
-
-@every_head
-def test_order_of_modalities_is_by_name(name: str) -> None:
-    X, y = two_views()
-    model = fitted(name, X, y)
-    swapped = {"b": X["b"], "a": X["a"]}
-    np.testing.assert_allclose(model.predict_proba(swapped), model.predict_proba(X), atol=1e-9)
-
-
-@every_head
-def test_noise_modality_does_no_great_harm(name: str) -> None:
-    X, y = two_views(240)
-    half = np.arange(len(y)) < 120
-    noise = np.random.default_rng(1).normal(size=(len(y), 4))
-    both = {"a": X["a"], "noise": noise}
-
-    def log_loss(blocks) -> float:
-        model = fitted(name, {k: v[half] for k, v in blocks.items()}, y[half])
-        p = model.predict_log_proba({k: v[~half] for k, v in blocks.items()})
-        return -p[np.arange(120), y[~half]].mean()
-
-    assert log_loss(both) < log_loss({"a": X["a"]}) + 0.12
+@pytest.mark.parametrize("check", HEAD_CHECKS["regression"])
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_contract_for_values(name: str, check: str) -> None:
+    HEAD_CHECKS["regression"][check](HeadSubject(REGRESSORS[name]))
 
 
 @pytest.mark.parametrize("name", ["early-linear", "early-mlp", "late-linear", "late-mlp"])
@@ -120,20 +59,6 @@ def test_out_of_fold_scores_are_honest(name: str) -> None:
     y = rng.integers(0, 2, 90)
     p = fitted(name, X, y).predict_proba(X)
     assert np.abs(p - 0.5).mean() < 0.35
-
-
-@pytest.mark.parametrize("name", REGRESSORS)
-def test_regression_with_gaps(name: str) -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(400, 3)), rng.normal(size=(400, 2))
-    y = 10 + 2 * a[:, 0] + 2 * b[:, 0] + 0.3 * rng.normal(size=400)
-    model = FusionRegressor(clone(REGRESSORS[name]), random_state=0)
-    model.fit({"a": a[:200], "b": b[:200]}, y[:200])
-    a, b, y_test = a[200:], b[200:], y[200:]
-    assert model.score({"a": a, "b": b}, y_test) > 0.55
-    assert 0.2 < model.score({"a": a}, y_test) < 0.65  # half of the variance is in b
-    nothing = {"a": np.full((2, 3), np.nan), "b": np.full((2, 2), np.nan)}
-    np.testing.assert_allclose(model.predict(nothing), y[:200].mean())
 
 
 @pytest.mark.parametrize("name", REGRESSORS)

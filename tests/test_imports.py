@@ -23,6 +23,7 @@ OPTIONAL = [
     "cv2",
     "matplotlib",
     "open_clip",
+    "pint",
     "pyarrow",
     "sentence_transformers",
     "soundfile",
