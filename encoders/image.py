@@ -47,7 +47,7 @@ class ImageEncoder(BaseEncoder):
         By default the backbone's own.
     random_state : int, default=0
         Seed of random weights; used when `weights` is None only.
-    batch_size, device, on_error, cache, n_jobs, verbose
+    batch_size, device, on_error, cache, n_jobs, verbose, trainable
         See `BaseEncoder`.
 
     Attributes
@@ -92,6 +92,7 @@ class ImageEncoder(BaseEncoder):
         cache: bool | str | Path = True,
         n_jobs: int = 2,
         verbose: int = 0,
+        trainable: bool | str = False,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -100,6 +101,7 @@ class ImageEncoder(BaseEncoder):
             cache=cache,
             n_jobs=n_jobs,
             verbose=verbose,
+            trainable=trainable,
         )
         self.backbone = backbone
         self.weights = weights

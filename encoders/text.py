@@ -46,7 +46,7 @@ class SentenceEncoder(BaseEncoder):
         Tokens at which a text is cut. By default the model's own.
     prompt : str, optional
         Put before each text. By default the model's own, if it has one.
-    batch_size, device, on_error, cache, n_jobs, verbose
+    batch_size, device, on_error, cache, n_jobs, verbose, trainable
         See `BaseEncoder`.
 
     Attributes
@@ -84,6 +84,7 @@ class SentenceEncoder(BaseEncoder):
         cache: bool | str | Path = True,
         n_jobs: int = 2,
         verbose: int = 0,
+        trainable: bool | str = False,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -92,6 +93,7 @@ class SentenceEncoder(BaseEncoder):
             cache=cache,
             n_jobs=n_jobs,
             verbose=verbose,
+            trainable=trainable,
         )
         self.model = model
         self.normalize = normalize
