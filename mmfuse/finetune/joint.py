@@ -21,8 +21,6 @@ from mmfuse.standardize import Standardizer
 
 __all__ = ["JointModel", "Target"]
 
-_FLOOR = 0.05  # least scale of a feature, in the median scale of its block
-
 
 @dataclass(frozen=True)
 class Target:
@@ -88,8 +86,8 @@ class JointModel(nn.Module):
         for name in self.dims:
             mean, scale = scaler.statistics(name)
             if name in self.encoders and name not in raw:
-                # a feature that hardly varies may come to do so
-                scale = scale.clamp(min=_FLOOR * scale.median())
+                # one scale for all features: one that hardly varies now may come to do so
+                scale = torch.full_like(scale, float(scale.square().mean().sqrt()))
             self.moments[name] = (mean.float(), scale.float())
         blocks = {name: self._scaled(name, block) for name, block in self.blocks.items()}
         for target, values, weight in zip(self.targets, self.values, self.weights, strict=True):

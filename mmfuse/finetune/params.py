@@ -54,7 +54,7 @@ class FineTuning(BaseEstimator):
         be asked for. The joint head, and encoding after the training, are in full precision.
     modality_dropout : float, default=0.2
         Chance that a modality is hidden from a training row; a row keeps at least one.
-    patience : int, default=3
+    patience : int, default=5
         Epochs without a lower loss of the validation rows before training stops.
     validation : float, default=0.1
         Share of the rows for early stopping, at most 0.4. 0: all epochs are run and the last one
@@ -129,7 +129,7 @@ class FineTuning(BaseEstimator):
         max_norm: float = 1.0,
         amp: str | bool = "auto",
         modality_dropout: float = 0.2,
-        patience: int = 3,
+        patience: int = 5,
         validation: float = 0.1,
         held_out: float = 0.2,
         joint_head: Any = None,
