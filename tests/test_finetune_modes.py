@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from data import data_folder
-from test_finetune import classifier
 from torch import nn
-from tuning import PictureEncoder, digits, plan
+from tuning import PictureEncoder, classifier, digits, plan
 
 import mmfuse
 from mmfuse import FineTuning, FusionClassifier
@@ -147,7 +146,9 @@ def test_adapters_find_their_layers(backbone, count, pattern):
     assert set(module.state_dict()) == set(before)
     changed = {n for n, t in module.state_dict().items() if not torch.equal(t, before[n])}
     assert changed == {f"{name}.weight" for name in targets}
-    delta = (module.state_dict()[f"{targets[0]}.weight"] - before[f"{targets[0]}.weight"]).flatten(1)
+    delta = (module.state_dict()[f"{targets[0]}.weight"] - before[f"{targets[0]}.weight"]).flatten(
+        1
+    )
     assert torch.linalg.matrix_rank(delta, rtol=1e-4) <= 4
 
 

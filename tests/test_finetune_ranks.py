@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_finetune import classifier
-from tuning import digits, plan
+from tuning import classifier, digits, plan
 
 TESTS = Path(__file__).parent
 

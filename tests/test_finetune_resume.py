@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_finetune import classifier
-from tuning import PictureEncoder, digits, plan
+from tuning import PictureEncoder, classifier, digits, plan
 
 from mmfuse.exceptions import SavedModelError
 from mmfuse.finetune.loop import Trainer

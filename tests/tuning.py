@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmfuse import FineTuning, ModalityTable
+from mmfuse import FineTuning, FusionClassifier, ModalityTable
 from mmfuse.datasets import load_av_digits
 from mmfuse.encoders import BaseEncoder, LogMelEncoder
 from mmfuse.encoders._modules import state_hash
+from mmfuse.heads import EarlyFusion
 
-__all__ = ["PictureEncoder", "SoundEncoder", "digits", "plan"]
+__all__ = ["PictureEncoder", "SoundEncoder", "classifier", "digits", "pictures", "plan"]
 
 
 class PictureEncoder(BaseEncoder):
@@ -89,5 +90,21 @@ def digits(n_rows: int = 200, gaps: float = 0.0) -> tuple[ModalityTable, np.ndar
 
 
 def plan(**params: Any) -> FineTuning:
-    """A short training."""
-    return FineTuning(**{"epochs": 3, "batch_size": 16, "encoder_lr": 3e-3, **params})
+    """A short training through a head of one strength."""
+    quick = {"epochs": 3, "encoder_lr": 3e-3, "joint_head": EarlyFusion(C=1.0)}
+    return FineTuning(**{**quick, **params})
+
+
+def pictures() -> tuple[ModalityTable, np.ndarray]:
+    """480 pictures alone."""
+    table, y, _ = digits(480)
+    return table.select("image"), y
+
+
+def classifier(
+    encoder: BaseEncoder | None = None, head: Any = None, cls: Any = FusionClassifier, **params: Any
+) -> Any:
+    """A model that trains an encoder of pictures."""
+    encoders = {"image": PictureEncoder(trainable=True) if encoder is None else encoder}
+    options = {"finetune": plan(), "random_state": 0, **params}
+    return cls(EarlyFusion(C=1.0) if head is None else head, encoders=encoders, **options)

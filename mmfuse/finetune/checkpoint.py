@@ -87,9 +87,7 @@ class Store:
             raise SavedModelError(f"The checkpoint {path} is damaged or of another version; {cure}")
         return Progress(**state["progress"]), state["plain"], load(data)
 
-    def write(
-        self, progress: Progress, plain: dict[str, Any], tensors: dict[str, Tensor]
-    ) -> None:
+    def write(self, progress: Progress, plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Replace the state; a kill at any moment leaves the old one or the new one."""
         from safetensors.torch import save
 

@@ -92,7 +92,7 @@ class JointModel(nn.Module):
         blocks = {name: self._scaled(name, block) for name, block in self.blocks.items()}
         for target, values, weight in zip(self.targets, self.values, self.weights, strict=True):
             data = FitData(
-                {name: block[where] for name, block in blocks.items()},
+                {name: block[where].double() for name, block in blocks.items()},
                 self.present[where],
                 values[where],
                 weight[where],
