@@ -81,8 +81,8 @@ def section(found: dict[str, Scores]) -> str:
     lines = [
         "## Fine-tuning",
         "",
-        f"Handwritten digits of `load_av_digits()`, {TRAIN} rows to train and {TEST} others to test,"
-        f" mean of {DRAWS} draws (lowest to highest in brackets). `ImageEncoder(image_size={SIZE}, "
+        f"Handwritten digits of `load_av_digits()`, {TRAIN} rows to train and {TEST} to test, "
+        f"mean of {DRAWS} draws (lowest to highest in brackets). `ImageEncoder(image_size={SIZE}, "
         "crop_pct=1.0)` is a network trained on photographs, never on digits; the head is "
         "`EarlyFusion()`. `FineTuning(epochs=6, encoder_lr=...)` with the rate in the table; the "
         "rates were chosen on the other half of the set. A tenth of the training rows decides "

@@ -51,9 +51,9 @@ def tiny_bert(tmp_path_factory):
     config = BertConfig(vocab_size=805, intermediate_size=64, max_position_embeddings=64, **size)
     BertModel(config).save_pretrained(folder / "bert")
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "bert")
-    module = library.models.Transformer(str(folder / "bert"), max_seq_length=48)
-    pooling = library.models.Pooling(32)
-    library.SentenceTransformer(modules=[module, pooling], device="cpu").save(str(folder / "model"))
+    model = library.SentenceTransformer(str(folder / "bert"), device="cpu")  # adds mean pooling
+    model.max_seq_length = 48
+    model.save(str(folder / "model"))
     return folder / "model"
 
 
@@ -152,15 +152,24 @@ def test_adapters_find_their_layers(backbone, count, pattern):
     assert torch.linalg.matrix_rank(delta, rtol=1e-4) <= 4
 
 
-def test_attention_of_torch_and_named_layers():
+def test_attention_of_torch_and_named_layers(monkeypatch):
     pytest.importorskip("peft")
+    monkeypatch.setattr(torch.backends.mha, "_is_fastpath_enabled", False)  # as in training
     block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     assert lora_targets(block) == ["self_attn"]
     assert lora_targets(block, ["linear1"]) == ["linear1"]
     prepare(block, "lora", owner="x", **LORA)
     block.train()(torch.rand(2, 3, 8)).sum().backward()
     assert all(p.grad is not None for p in trained(block).values())
+    weight = block.self_attn.base_layer.in_proj_weight.clone()
+    for parameter in trained(block).values():
+        parameter.data.normal_(generator=torch.Generator().manual_seed(1), std=0.1)
+    tokens = torch.rand(2, 3, 8)
+    adapted = block.eval()(tokens)
     merge_adapters(block)
+    assert isinstance(block.self_attn, nn.MultiheadAttention)
+    assert not torch.equal(block.self_attn.in_proj_weight, weight)
+    torch.testing.assert_close(block(tokens), adapted, atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match=r"no attention, linear or convolution layer named 'fc9'"):
         prepare(nn.Linear(2, 2), "lora", owner="x", rank=2, alpha=2.0, targets=["fc9"])
     with pytest.raises(ValueError, match=r"use trainable=True or 'head'\.$"):

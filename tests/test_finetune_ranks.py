@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,20 +19,25 @@ TESTS = Path(__file__).parent
 def fit(batch_size: int, folder: Path | None):
     """Train on rows with gaps, so that a process may have a batch without a picture."""
     X, y, _ = digits(120, gaps=0.5)
-    rule = plan(epochs=2, batch_size=batch_size, encoder_lr=1e-3, checkpoint=folder)
-    return classifier(finetune=rule).fit(X, y), X
+    found = {}
+    for validation in (0.0, 0.1):  # nothing is kept of the second, where no epoch need be better
+        rule = plan(epochs=2, batch_size=batch_size, checkpoint=folder, validation=validation)
+        model = classifier(finetune=rule, device="cpu").fit(X, y)
+        report = model.history_["finetune"]
+        found[f"processes {validation}"] = torch.tensor(report["processes"])
+        losses = report["train_loss"] + report["validation_loss"]
+        found[f"losses {validation}"] = torch.tensor(losses, dtype=torch.float64)
+        if not validation:
+            found["probabilities"] = torch.from_numpy(model.predict_proba(X))
+            found |= model.encoders_["image"].tuned_.tensors
+    return found
 
 
 def main() -> None:
     """What every process runs."""
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    model, X = fit(2, folder / "run")
-    probabilities = torch.from_numpy(model.predict_proba(X))
-    losses = torch.tensor(model.history_["finetune"]["validation_loss"])
-    found = {"probabilities": probabilities, "losses": losses}
-    found |= model.encoders_["image"].tuned_.tensors
-    save_file(found, folder / f"{os.environ['RANK']}.safetensors")
+    save_file(fit(2, folder / "run"), folder / f"{os.environ['RANK']}.safetensors")
 
 
 @pytest.mark.slow
@@ -42,8 +46,18 @@ def test_two_processes(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    # its option --cpu starts one process only, and --multi_gpu means several on any device
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += [
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     command += ["--main_process_port", str(port), str(Path(__file__)), str(tmp_path)]
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
@@ -53,14 +67,15 @@ def test_two_processes(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    model, X = fit(4, None)
-    report = model.history_["finetune"]
-    assert report["processes"] == 1
-    for name, tensor in model.encoders_["image"].tuned_.tensors.items():
-        torch.testing.assert_close(one[name], tensor, atol=1e-5, rtol=1e-3)
-    np.testing.assert_allclose(one["losses"], report["validation_loss"], rtol=1e-4)
-    np.testing.assert_allclose(one["probabilities"], model.predict_proba(X), atol=1e-3)
-    assert len(list(tmp_path.glob("run/*/state.json"))) == 1  # one process writes
+    alone = fit(4, None)
+    assert one.keys() == alone.keys()
+    for name, tensor in alone.items():
+        if name.startswith("processes"):
+            assert (one[name], tensor) == (2, 1)
+        else:
+            torch.testing.assert_close(one[name], tensor, atol=1e-4, rtol=1e-3)
+    assert len(one["losses 0.1"]) == 5
+    assert len(list(tmp_path.glob("run/*/state.json"))) == 2  # one process writes each
 
 
 def test_processes_need_one_seed(monkeypatch):
@@ -69,13 +84,29 @@ def test_processes_need_one_seed(monkeypatch):
     class Two:
         count, index = 2, 0
 
-        def __init__(self, owner):
+        def __init__(self, owner, device):
             pass
 
     monkeypatch.setattr(run, "Ranks", Two)
     X, y, _ = digits(60)
     with pytest.raises(ValueError, match="processes of one training must draw the same numbers"):
         classifier(random_state=None).fit(X, y)
+
+
+def test_processes_that_do_not_join(monkeypatch):
+    accelerate = pytest.importorskip("accelerate")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+
+    class Alone:
+        num_processes, process_index = 1, 0
+
+        def __init__(self, cpu):
+            pass
+
+    monkeypatch.setattr(accelerate, "PartialState", Alone)
+    X, y, _ = digits(60)
+    with pytest.raises(RuntimeError, match=r"3 processes were started .* joined 1 for device="):
+        classifier(device="cpu").fit(X, y)
 
 
 def test_without_accelerate(monkeypatch):

@@ -107,7 +107,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train until patience or epochs end; the best epoch's weights are then in the model."""
-        with _own_random_numbers(self.seed):
+        with _training_state(self.seed):
             self.ranks.same(self.parameters)
             if not self._resume():
                 self._validate()
@@ -282,14 +282,20 @@ def _mix(*numbers: int) -> int:
 
 
 @contextmanager
-def _own_random_numbers(seed: int) -> Iterator[None]:
-    """Seed what networks draw from, and give the caller's generators back."""
+def _training_state(seed: int) -> Iterator[None]:
+    """Seed what networks draw from, and give the caller's generators back.
+
+    The fast path of torch's transformer layers is off, since it would pass adapters by.
+    """
     before, plain = np.random.get_state(), random.getstate()
+    fast = torch.backends.mha.get_fastpath_enabled()
     with seeded(seed):
         np.random.seed(seed % 2**32)
         random.seed(seed)
+        torch.backends.mha.set_fastpath_enabled(False)
         try:
             yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
             np.random.set_state(before)
             random.setstate(plain)

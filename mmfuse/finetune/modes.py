@@ -183,10 +183,22 @@ def merge_adapters(module: nn.Module) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     found = [(n, part) for n, part in module.named_modules() if isinstance(part, BaseTunerLayer)]
+    inside: tuple[str, ...] = ()
     for name, layer in found:
-        layer.merge(safe_merge=True)
+        if inside and name.startswith(inside):
+            continue
+        if hasattr(layer, "unload_and_optionally_merge_module"):  # attention, with its output layer
+            inside = (*inside, f"{name}.")
+            plain = layer.unload_and_optionally_merge_module(
+                merge=True, safe_merge=True, adapter_names=None
+            )
+        else:
+            layer.merge(safe_merge=True)
+            plain = layer.get_base_layer()
         owner, _, last = name.rpartition(".")
-        setattr(module.get_submodule(owner), last, layer.get_base_layer())
+        setattr(module.get_submodule(owner), last, plain)
+    for parameter in module.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
 
 
 def trained(module: nn.Module) -> dict[str, Tensor]:

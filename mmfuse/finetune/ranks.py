@@ -17,6 +17,13 @@ __all__ = ["Ranks"]
 class Ranks:
     """Number and place of this process, and sums over all of them.
 
+    Parameters
+    ----------
+    owner : str
+        Opens messages.
+    device : str
+        Where the training runs; processes on the CPU talk through gloo.
+
     Attributes
     ----------
     count : int
@@ -24,13 +31,21 @@ class Ranks:
         0 is the process that writes.
     """
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, device: str) -> None:
         self.count, self.index = 1, 0
         self._state: Any = None
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        wanted = int(os.environ.get("WORLD_SIZE", "1"))
+        if wanted > 1:
             accelerate = require("accelerate", extra="distributed", caller=owner)
-            self._state = accelerate.PartialState()  # joins the processes, takes this one's GPU
+            # joins the processes, and takes a GPU of its own for this one
+            self._state = accelerate.PartialState(cpu=device == "cpu")
             self.count, self.index = self._state.num_processes, self._state.process_index
+            if self.count != wanted:
+                raise RuntimeError(
+                    f"{owner}: {wanted} processes were started (WORLD_SIZE), and accelerate joined "
+                    f"{self.count} for device={device!r}; make its PartialState before fit, or "
+                    "start one process."
+                )
 
     def share(self, rows: Sequence[Any]) -> Sequence[Any]:
         """What this process takes of rows that all processes know in the same order."""

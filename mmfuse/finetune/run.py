@@ -77,7 +77,7 @@ def tune(
     """
     owner = type(model).__name__
     plan, seed = _plan(model, table, owner)
-    ranks = Ranks(owner)
+    ranks = Ranks(owner, resolve_device(model.device))
     if ranks.count > 1 and model.random_state is None:
         raise ValueError(
             f"{owner}: processes of one training must draw the same numbers; set random_state to "
