@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from torch import nn
 
 from mmfuse._device import resolve_device
@@ -249,7 +250,10 @@ def _identity(
     for name in table.modalities:
         _feed_column(digest, table[name], model.encoders_.get(name))
     encoders = {
-        name: [repr(encoder), encoder.weights_hash() if hasattr(encoder, "weights_hash") else None]
+        name: [
+            encoder.cache_config() if hasattr(encoder, "cache_config") else repr(encoder),
+            repr(getattr(encoder, "trainable", False)),
+        ]
         for name, encoder in model.encoders_.items()
     }
     return {
@@ -263,8 +267,9 @@ def _identity(
 
 
 def _feed_column(digest: Any, column: Any, encoder: Any) -> None:
-    if hasattr(column, "to_numpy"):
-        column = column.to_numpy()
+    if isinstance(column, pd.DataFrame):
+        digest.update(pd.util.hash_pandas_object(column, index=False).to_numpy().tobytes())
+        return
     cells, _ = as_cells(column, caller="FineTuning")
     text = getattr(encoder, "text_cells", False)
     for cell in cells:
