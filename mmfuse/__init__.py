@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
     from mmfuse.compose import ModalityEncoder
     from mmfuse.density import Density
     from mmfuse.estimators import FusionClassifier, FusionRegressor
+    from mmfuse.finetune import FineTuning
     from mmfuse.presence import Presence
     from mmfuse.report import ModalityReport, modality_report
     from mmfuse.saving import load
@@ -25,6 +26,7 @@ _HOME = {
     "Ablation": "mmfuse.ablation",
     "Blocks": "mmfuse.blocks",
     "Density": "mmfuse.density",
+    "FineTuning": "mmfuse.finetune",
     "FusionClassifier": "mmfuse.estimators",
     "FusionRegressor": "mmfuse.estimators",
     "ModalityEncoder": "mmfuse.compose",
@@ -41,6 +43,7 @@ __all__ = [
     "Ablation",
     "Blocks",
     "Density",
+    "FineTuning",
     "FusionClassifier",
     "FusionRegressor",
     "ModalityEncoder",
