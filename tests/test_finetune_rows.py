@@ -23,18 +23,18 @@ def _pictures():
 def _watch(monkeypatch):
     """Rows of the split, and what calibration was given."""
     seen = {}
-    tune, calibrator = run.tune, mmfuse.estimators.make_calibrator
+    tune, calibrator = run.tune, mmfuse.estimators.make_pattern_calibrator
 
     def spy_tune(*args, **kwargs):
         seen["tuned"] = tune(*args, **kwargs)
         return seen["tuned"]
 
-    def spy_calibrator(kind, scores, y, weight):
-        seen["scored"] = np.flatnonzero(np.isfinite(scores).all(axis=1))
-        return calibrator(kind, scores, y, weight)
+    def spy_calibrator(kind, held, *args, **kwargs):
+        seen["scored"] = np.flatnonzero(np.isfinite(held.scores).all(axis=1))
+        return calibrator(kind, held, *args, **kwargs)
 
     monkeypatch.setattr(run, "tune", spy_tune)
-    monkeypatch.setattr(mmfuse.estimators, "make_calibrator", spy_calibrator)
+    monkeypatch.setattr(mmfuse.estimators, "make_pattern_calibrator", spy_calibrator)
     return seen
 
 
