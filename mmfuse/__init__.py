@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
     from mmfuse.compose import ModalityEncoder
     from mmfuse.density import Density
     from mmfuse.estimators import FusionClassifier, FusionRegressor
+    from mmfuse.net_benefit import DecisionCurve, decision_curve
     from mmfuse.presence import Presence
     from mmfuse.report import ModalityReport, modality_report
     from mmfuse.saving import load
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
 _HOME = {
     "Ablation": "mmfuse.ablation",
     "Blocks": "mmfuse.blocks",
+    "DecisionCurve": "mmfuse.net_benefit",
     "Density": "mmfuse.density",
     "FusionClassifier": "mmfuse.estimators",
     "FusionRegressor": "mmfuse.estimators",
@@ -32,14 +34,16 @@ _HOME = {
     "ModalityTable": "mmfuse.table",
     "Presence": "mmfuse.presence",
     "ablate": "mmfuse.ablation",
+    "decision_curve": "mmfuse.net_benefit",
     "load": "mmfuse.saving",
     "modality_report": "mmfuse.report",
 }
-_SUBMODULES = ("datasets", "encoders", "heads", "metrics", "plotting")
+_SUBMODULES = ("costs", "datasets", "encoders", "heads", "metrics", "plotting", "severity")
 
 __all__ = [
     "Ablation",
     "Blocks",
+    "DecisionCurve",
     "Density",
     "FusionClassifier",
     "FusionRegressor",
@@ -49,6 +53,7 @@ __all__ = [
     "Presence",
     "__version__",
     "ablate",
+    "decision_curve",
     "load",
     "modality_report",
 ]

@@ -18,7 +18,9 @@ from mmfuse.calibration_metrics import (
     expected_calibration_error,
     reliability_curve,
 )
+from mmfuse.costs import expected_cost
 from mmfuse.density_metrics import bias, cde_loss, crps, nmad, outlier_fraction, pit
+from mmfuse.operating_points import choose_threshold, operating_points
 from mmfuse.ordinal_metrics import quadratic_kappa, ranked_probability_score
 from mmfuse.resampling import BootstrapResult, bootstrap
 
@@ -32,12 +34,15 @@ __all__ = [
     "brier_score",
     "brier_score_per_row",
     "cde_loss",
+    "choose_threshold",
     "classwise_calibration_error",
     "crps",
     "expected_calibration_error",
+    "expected_cost",
     "log_loss",
     "log_loss_per_row",
     "nmad",
+    "operating_points",
     "outlier_fraction",
     "pit",
     "quadratic_kappa",
