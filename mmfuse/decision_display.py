@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from mmfuse._require import require
 from mmfuse.net_benefit import DecisionCurve, decision_curve
-from mmfuse.report.panels import BLUE, DARK, GREY, ORANGE, bare
+from mmfuse.report.panels import BLUE, DARK, ORANGE, bare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -204,7 +204,7 @@ class DecisionCurveDisplay:
             ax.plot(x, everyone, color="black", linewidth=1.0, linestyle="--", label="act on all")
         if curve.low is not None and curve.high is not None:
             ends = curve.low[event, order], curve.high[event, order]
-            ax.fill_between(x, *ends, color=GREY if not drawn else colour, alpha=0.35, linewidth=0)
+            ax.fill_between(x, *ends, color=colour, alpha=0.12 if drawn else 0.2, linewidth=0)
         (line,) = ax.plot(
             x,
             curve.net_benefit[event, order],
