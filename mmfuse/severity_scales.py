@@ -213,10 +213,11 @@ def _totals(totals: ArrayLike, scale: SeverityScale) -> np.ndarray:
         right &= numbers == np.round(numbers)
     if not (right | empty).all():
         row = int(np.flatnonzero(~(right | empty))[0])
-        label = cells.index[row]
+        label, cell = cells.index[row], cells.iloc[row]
+        cell = cell.item() if isinstance(cell, np.generic) else cell
         where = f"row {row}" if label == row else f"row {row} ({label!r})"
         raise ValueError(
-            f"{scale.name}: the total in {where} is {cells.iloc[row]!r}, and totals are integers "
+            f"{scale.name}: the total in {where} is {cell!r}, and totals are integers "
             f"from {scale.lowest} to {scale.highest}; correct it, or leave the cell empty if the "
             "total is not known."
         )

@@ -80,7 +80,7 @@ def test_bands_are_ordered_and_empty_cells_stay_empty() -> None:
     assert phq8_bands(pd.array([1, None], dtype="Int64")).codes.tolist() == [0, -1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(total=st.one_of(st.integers(-200, 200), st.floats(allow_nan=False), st.text(max_size=3)))
 def test_a_total_has_a_band_or_is_refused(total) -> None:
     try:
