@@ -151,9 +151,8 @@ def test_bands_are_those_of_resampled_groups() -> None:
 def test_the_frame_has_a_row_an_event_and_threshold() -> None:
     curve = decision_curve(Y, PROBA, classes=CLASSES, n_bootstrap=20, random_state=0)
     frame = curve.to_frame()
-    assert len(frame) == 300 and not frame.drop(columns="interventions_avoided").isna().any(
-        axis=None
-    )
+    assert len(frame) == 300
+    assert not frame.drop(columns="interventions_avoided").isna().any(axis=None)
     part = frame[(frame["event"] == "2") & (frame["threshold"] == 0.3)].iloc[0]
     assert part["net_benefit"] == curve.net_benefit[2, 30]
     assert part["low"] <= part["net_benefit"] <= part["high"]
