@@ -1,22 +1,20 @@
-"""Whether probabilities come true: calibration error, reliability, parts of the Brier score."""
+"""Whether probabilities come true: calibration errors and reliability."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Integral
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
-from sklearn.isotonic import IsotonicRegression
 
 from mmfuse._metric_checks import check_proba, check_row_weight, check_scored, codes_of
 
 __all__ = [
-    "BrierDecomposition",
     "ReliabilityCurve",
-    "brier_decomposition",
+    "bins_of",
+    "check_bins",
     "classwise_calibration_error",
     "expected_calibration_error",
     "reliability_curve",
@@ -43,32 +41,6 @@ class ReliabilityCurve:
     accuracy: np.ndarray
     count: np.ndarray
     weight: np.ndarray
-
-
-class BrierDecomposition(NamedTuple):
-    """Parts of the Brier score: ``reliability - resolution + uncertainty + within_bin``.
-
-    Attributes
-    ----------
-    reliability : float
-        What a recalibration would gain; 0 is perfect. Not negative.
-    resolution : float
-        What knowing the row gains over the shares of the classes; higher is better.
-    uncertainty : float
-        Score of a forecast that always says the shares of the classes.
-    within_bin : float
-        What differences inside the bins leave over; 0 without bins.
-    """
-
-    reliability: float
-    resolution: float
-    uncertainty: float
-    within_bin: float
-
-    @property
-    def brier(self) -> float:
-        """The sum of the parts."""
-        return self.reliability - self.resolution + self.uncertainty + self.within_bin
 
 
 def reliability_curve(
@@ -110,9 +82,9 @@ def reliability_curve(
         As for `mmfuse.metrics.log_loss`; and for a wrong ``n_bins`` or ``strategy``.
     """
     caller = "reliability_curve"
-    _check_bins(n_bins, strategy, caller)
+    check_bins(n_bins, strategy, caller)
     confidence, right, weight = _top_label(y_true, proba, classes, sample_weight, caller)
-    bins = _bins(confidence, weight, n_bins, strategy)
+    bins = bins_of(confidence, weight, n_bins, strategy)
     totals = np.bincount(bins, weights=weight, minlength=n_bins)
     scale = np.where(totals > 0, totals, np.nan)
     return ReliabilityCurve(
@@ -183,9 +155,9 @@ def expected_calibration_error(
     0.3
     """
     caller = "expected_calibration_error"
-    _check_bins(n_bins, strategy, caller, norm)
+    check_bins(n_bins, strategy, caller, norm)
     confidence, right, weight = _top_label(y_true, proba, classes, sample_weight, caller)
-    bins = _bins(confidence, weight, n_bins, strategy)
+    bins = bins_of(confidence, weight, n_bins, strategy)
     return _gap(confidence, right, weight, bins, norm, debias)
 
 
@@ -236,114 +208,13 @@ def classwise_calibration_error(
     [0.1, 0.1, 0.0]
     """
     caller = "classwise_calibration_error"
-    _check_bins(n_bins, strategy, caller, norm)
+    check_bins(n_bins, strategy, caller, norm)
     values, codes, weight = check_scored(y_true, proba, classes, sample_weight, caller)
     gaps = np.empty(values.shape[1])
     for k, column in enumerate(values.T):
-        bins = _bins(column, weight, n_bins, strategy)
+        bins = bins_of(column, weight, n_bins, strategy)
         gaps[k] = _gap(column, codes == k, weight, bins, norm, debias)
     return float(gaps.mean()) if average else gaps
-
-
-def brier_decomposition(
-    y_true: ArrayLike,
-    proba: ArrayLike,
-    *,
-    classes: ArrayLike,
-    strategy: str = "isotonic",
-    n_bins: int = 15,
-    sample_weight: ArrayLike | None = None,
-) -> BrierDecomposition:
-    """Take the Brier score apart into reliability, resolution and uncertainty.
-
-    The parts are those of each class against the others, summed over the classes, so that they
-    add up to `mmfuse.metrics.brier_score` exactly.
-
-    Parameters
-    ----------
-    y_true, proba, sample_weight
-        As in `mmfuse.metrics.brier_score`.
-    classes : array-like of shape (n_classes,)
-        Class of each column.
-    strategy : {"isotonic", "width", "mass"}, default="isotonic"
-        ``"isotonic"`` judges each probability by the best monotone recalibration, so there are no
-        bins to choose and nothing is left within them; ``"width"`` and ``"mass"`` are the classic
-        parts over bins.
-    n_bins : int, default=15
-        Number of bins, where there are any.
-
-    Returns
-    -------
-    BrierDecomposition
-        A tuple of the four parts; ``.brier`` is their sum.
-
-    Raises
-    ------
-    ValueError
-        As for `reliability_curve`.
-
-    References
-    ----------
-    A. H. Murphy, "A new vector partition of the probability score", Journal of Applied
-    Meteorology, 1973; what is left within bins: D. B. Stephenson, C. A. S. Coelho and I. T.
-    Jolliffe, "Two extra components in the Brier score decomposition", Weather and Forecasting,
-    2008; isotonic: T. Dimitriadis, T. Gneiting and A. I. Jordan, "Stable reliability diagrams for
-    probabilistic classifiers", PNAS 2021.
-
-    Examples
-    --------
-    >>> from mmfuse.metrics import brier_decomposition
-    >>> proba = [[0.8, 0.2]] * 4 + [[0.3, 0.7]] * 4
-    >>> parts = brier_decomposition([0, 0, 0, 1, 0, 1, 1, 1], proba, classes=[0, 1])
-    >>> [round(part, 4) for part in parts], round(parts.brier, 4)
-    ([0.005, 0.125, 0.5, 0.0], 0.38)
-    """
-    caller = "brier_decomposition"
-    if strategy != "isotonic":
-        _check_bins(n_bins, strategy, caller, extra="'isotonic', ")
-    values, codes, weight = check_scored(y_true, proba, classes, sample_weight, caller)
-    weight = weight / weight.sum()
-    parts = np.zeros(4)
-    for k, forecast in enumerate(values.T):
-        truth = (codes == k).astype(np.float64)
-        if strategy == "isotonic":
-            parts += _isotonic_parts(forecast, truth, weight)
-        else:
-            bins = _bins(forecast, weight, n_bins, strategy)
-            parts += _binned_parts(forecast, truth, weight, bins)
-    return BrierDecomposition(*map(float, parts))
-
-
-def _isotonic_parts(forecast: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    fitted = np.full(len(truth), np.nan)
-    used = weight > 0
-    model = IsotonicRegression(y_min=0.0, y_max=1.0)
-    fitted[used] = model.fit_transform(forecast[used], truth[used], sample_weight=weight[used])
-    share = weight @ truth
-    best = weight[used] @ np.square(fitted[used] - truth[used])
-    uncertainty = share * (1.0 - share)
-    reliability = max(weight @ np.square(forecast - truth) - best, 0.0)  # rounding only
-    return np.array([reliability, uncertainty - best, uncertainty, 0.0])
-
-
-def _binned_parts(
-    forecast: np.ndarray, truth: np.ndarray, weight: np.ndarray, bins: np.ndarray
-) -> np.ndarray:
-    mass = np.bincount(bins, weights=weight)
-    scale = np.where(mass > 0, mass, 1.0)
-    centre = np.bincount(bins, weights=weight * forecast) / scale
-    seen = np.bincount(bins, weights=weight * truth) / scale
-    share = weight @ truth
-    apart = forecast - centre[bins]
-    within = weight @ np.square(apart) - 2.0 * (weight @ (apart * (truth - seen[bins])))
-    return np.array(
-        [
-            mass @ np.square(centre - seen),
-            mass @ np.square(seen - share),
-            share * (1.0 - share),
-            within,
-        ]
-    )
 
 
 def _gap(
@@ -396,7 +267,8 @@ def _top_label(
     return values.max(axis=1), values.argmax(axis=1) == codes, weight
 
 
-def _check_bins(n_bins: int, strategy: str, caller: str, norm: str = "l1", extra: str = "") -> None:
+def check_bins(n_bins: int, strategy: str, caller: str, norm: str = "l1", extra: str = "") -> None:
+    """Refuse a number or kind of bins, or a norm, that is none."""
     if not isinstance(n_bins, Integral) or isinstance(n_bins, bool) or n_bins < 1:
         raise ValueError(f"{caller}: n_bins must be an integer of at least 1; got {n_bins!r}.")
     if strategy not in ("width", "mass"):
@@ -405,7 +277,7 @@ def _check_bins(n_bins: int, strategy: str, caller: str, norm: str = "l1", extra
         raise ValueError(f"{caller}: norm must be 'l1' or 'l2'; got {norm!r}.")
 
 
-def _bins(values: np.ndarray, weight: np.ndarray, n_bins: int, strategy: str) -> np.ndarray:
+def bins_of(values: np.ndarray, weight: np.ndarray, n_bins: int, strategy: str) -> np.ndarray:
     """Bin of every value in [0, 1]."""
     if strategy == "width":
         inner = np.linspace(0.0, 1.0, n_bins + 1)[1:-1]

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mmfuse._metric_checks import check_proba, check_row_weight, codes_of
+from mmfuse.brier import BrierDecomposition, brier_decomposition
 from mmfuse.calibration_metrics import (
-    BrierDecomposition,
     ReliabilityCurve,
-    brier_decomposition,
     classwise_calibration_error,
     expected_calibration_error,
     reliability_curve,
