@@ -122,7 +122,8 @@ def main() -> None:
             f"Ratings 1 to 5 of clothes from words and table; `EarlyFusion()`, {SIZE} training "
             f"rows, {DRAWS} draws, the other rows predicted. Costs are the mean over rows of the "
             "most probable class and of the decision of least expected cost. The event is a rating "
-            f"of {EVENT}, a share of {np.mean(y <= 3):.2f}. Intervals of 95 %, reviews drawn whole.",
+            f"of {EVENT}, a share of {np.mean(y <= 3):.2f}. Intervals of 95 %, reviews "
+            "drawn whole.",
             "",
             *lines[0],
             "",
