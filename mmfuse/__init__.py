@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
     from mmfuse.density import Density
     from mmfuse.estimators import FusionClassifier, FusionRegressor
     from mmfuse.finetune import FineTuning
+    from mmfuse.net_benefit import DecisionCurve, decision_curve
     from mmfuse.presence import Presence
     from mmfuse.report import ModalityReport, modality_report
     from mmfuse.saving import load
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
 _HOME = {
     "Ablation": "mmfuse.ablation",
     "Blocks": "mmfuse.blocks",
+    "DecisionCurve": "mmfuse.net_benefit",
     "Density": "mmfuse.density",
     "FineTuning": "mmfuse.finetune",
     "FusionClassifier": "mmfuse.estimators",
@@ -34,14 +36,25 @@ _HOME = {
     "ModalityTable": "mmfuse.table",
     "Presence": "mmfuse.presence",
     "ablate": "mmfuse.ablation",
+    "decision_curve": "mmfuse.net_benefit",
     "load": "mmfuse.saving",
     "modality_report": "mmfuse.report",
 }
-_SUBMODULES = ("datasets", "encoders", "heads", "metrics", "plotting", "testing")
+_SUBMODULES = (
+    "costs",
+    "datasets",
+    "encoders",
+    "heads",
+    "metrics",
+    "plotting",
+    "severity",
+    "testing",
+)
 
 __all__ = [
     "Ablation",
     "Blocks",
+    "DecisionCurve",
     "Density",
     "FineTuning",
     "FusionClassifier",
@@ -52,6 +65,7 @@ __all__ = [
     "Presence",
     "__version__",
     "ablate",
+    "decision_curve",
     "load",
     "modality_report",
 ]
