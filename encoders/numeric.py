@@ -203,7 +203,7 @@ class NumericEncoder(BaseEncoder):
             If a value is no finite number and ``on_error="raise"``.
         """
         check_is_fitted(self)
-        frame, states = as_frame(column)
+        frame, states = as_frame(_only_present(column, presence))
         states = merge_states(states, presence, caller="NumericEncoder").copy()
         values = np.full((len(frame), self.n_features_out_), np.nan, dtype=np.float32)
         present = states == Presence.PRESENT
@@ -361,3 +361,18 @@ class NumericEncoder(BaseEncoder):
                     name += "_"
                 names[name] = None
         return list(names)
+
+
+def _only_present(column: Any, presence: Any) -> Any:
+    """A list of cells without those that `presence` says are not there, which are never read."""
+    if presence is None or isinstance(column, (pd.DataFrame, pd.Series)):
+        return column
+    if isinstance(column, np.ndarray) and column.dtype != object:
+        return column
+    states = np.asarray(presence)
+    if states.shape != (len(column),):  # an error that is raised later, with the lengths
+        return column
+    return [
+        cell if state == Presence.PRESENT else None
+        for cell, state in zip(column, states, strict=True)
+    ]

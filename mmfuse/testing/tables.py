@@ -31,7 +31,7 @@ def two_views(
     --------
     >>> from mmfuse.testing import two_views
     >>> X, y = two_views(30)
-    >>> X.modalities, X["a"].shape, y.max()
+    >>> X.modalities, X["a"].shape, int(y.max())
     (('a', 'b'), (30, 3), 2)
     """
     rng = np.random.default_rng(seed)
