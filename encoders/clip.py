@@ -288,7 +288,9 @@ class CLIPTextEncoder(CLIPEncoder):
         _checks.check_flag(self, "normalize")
 
     def _build_module(self) -> nn.Module:
-        return _TextTower(one_tower(self.clip(), "text"), load_tokenizer(self._source()), self.normalize)
+        return _TextTower(
+            one_tower(self.clip(), "text"), load_tokenizer(self._source()), self.normalize
+        )
 
 
 class _ImageTower(nn.Module):

@@ -369,7 +369,7 @@ class MultiBandEncoder(BaseEncoder):
             self.features,
             weights=self.weights,
             size=self._side(),
-            pooling="auto",
+            features=_backbones.Features(),
             random_state=self.random_state,
         )
         widen_stem(network.model, n_bands)
@@ -388,7 +388,8 @@ class MultiBandEncoder(BaseEncoder):
     def _network_width(self) -> int:
         if self.features == "cnn":
             return SmallCNN.width
-        return _backbones.backbone_width(self.features, self._side(), "auto")
+        layout = _backbones.backbone_layout(self.features, self._side(), _backbones.Features())
+        return int(np.prod(layout.shape))
 
     def _width(self) -> int:
         return len(self._feature_names())
