@@ -34,6 +34,7 @@ def check_band_parameters(encoder: Any) -> None:
         )
     _check_apertures(encoder.apertures)
     _check_features(encoder.features, encoder.weights)
+    _check_trainable(encoder.features, encoder.trainable)
 
 
 def _check_apertures(radii: Any) -> None:
@@ -73,3 +74,17 @@ def _check_features(features: Any, weights: Any) -> None:
             "MultiBandEncoder: features must be 'photometry', 'cnn' or a model of timm, got "
             f"{features!r}; {hint}"
         ) from None
+
+
+def _check_trainable(features: str, trainable: bool | str) -> None:
+    if features == "photometry" and trainable:
+        raise ValueError(
+            "MultiBandEncoder: trainable must be False with features='photometry', which has no "
+            f"weights, got {trainable!r}; use features='cnn' or a timm model."
+        )
+    if features == "cnn" and trainable in ("head", "lora"):
+        raise ValueError(
+            "MultiBandEncoder: trainable must be True or False with features='cnn', whose weights "
+            f"are random in all layers, got {trainable!r}; a part of pretrained weights is trained "
+            "with a timm model."
+        )

@@ -39,6 +39,8 @@ class Symmetric(nn.Module):
     In training every sample is turned at random instead, with torch's own generator.
     """
 
+    augments = True  # turns samples also where only the last block learns
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -144,7 +146,8 @@ class NetworkFeatures(nn.Module):
         """Encode images (n, n_bands, h, w), NaN or +inf where there is no value."""
         seen = coverage(images)
         found = torch.isfinite(images).any(dim=(2, 3))
-        x = (torch.asinh(fill_missing(images) / self.softening) - self.mean) / self.sd
+        with torch.autocast(images.device.type, enabled=False):  # flux may be beyond float16
+            x = (torch.asinh(fill_missing(images) / self.softening) - self.mean) / self.sd
         x = torch.where(found[:, :, None, None], x, torch.zeros_like(x))
         if self.side is not None and x.shape[-1] != self.side:
             x = F.interpolate(
@@ -167,6 +170,7 @@ class Branches(nn.Module):
         super().__init__()
         self.names = list(parts)
         self.parts = nn.ModuleList(parts.values())
+        self.networks = [f"parts.{i}" for i in range(len(parts))]  # each has a last block
 
     def forward(self, images: Mapping[str, Tensor]) -> Tensor:
         """Encode {instrument: (n, n_bands, h, w)}."""

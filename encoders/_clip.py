@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -26,7 +26,15 @@ from mmfuse._random import seeded
 from mmfuse._require import require
 from mmfuse.exceptions import WeightsNotFoundError
 
-__all__ = ["ClipSource", "describe", "load_model", "load_tokenizer", "open_clip", "weight_file"]
+__all__ = [
+    "ClipSource",
+    "describe",
+    "load_model",
+    "load_tokenizer",
+    "one_tower",
+    "open_clip",
+    "weight_file",
+]
 
 CONFIG = "open_clip_config.json"
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
@@ -338,6 +346,26 @@ def _load_weights(source: ClipSource, library: Any, model: nn.Module, path: Path
             f"{source.caller}: {path} does not hold the weights of {str(source.model)!r} as "
             f"tensors ({type(exc).__name__}: {first}). Name the model that they were trained as."
         ) from exc
+
+
+def one_tower(model: nn.Module, tower: str) -> nn.Module:
+    """Return the model without what only its other tower needs; tensors are shared, not copied.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Of open_clip; not changed.
+    tower : {"image", "text"}
+    """
+    half = copy(model)  # its dicts are the model's own until they are replaced
+    for kind in ("_modules", "_parameters"):
+        parts = vars(model)[kind]
+        names = set(parts) - {"logit_scale", "logit_bias", "text_decoder"}
+        kept = names & {"visual"} if tower == "image" else names - {"visual"}
+        vars(half)[kind] = {name: part for name, part in parts.items() if name in kept}
+    if tower == "image":
+        half._buffers = {}  # the mask of the text's attention
+    return half
 
 
 def load_tokenizer(source: ClipSource) -> Any:

@@ -129,6 +129,8 @@ class LoGoNet(nn.Module):
     that no camera, a box outside the picture and a box without points are told apart.
     """
 
+    last_layers = ("aggregate", "head")  # after both sensors are joined
+
     def __init__(self, backbone: nn.Module | None, *, n_cells: int, width: int) -> None:
         super().__init__()
         self.n_cells = n_cells
@@ -169,8 +171,13 @@ class LoGoNet(nn.Module):
         -------
         Tensor of shape (n, width)
         """
-        boxes, pictures = batch["boxes"], batch["pictures"]
+        pictures = batch["pictures"]
         maps = self.picture(pictures) if self.picture is not None and len(pictures) else None
+        with torch.autocast(pictures.device.type, enabled=False):  # coordinates are in metres
+            return self._encode(batch, None if maps is None else maps.float())
+
+    def _encode(self, batch: dict[str, Tensor], maps: Tensor | None) -> Tensor:
+        boxes = batch["boxes"]
         local, count = position_information(batch["points"], batch["owner"], boxes, self.n_cells)
         centres = to_lidar_frame(local[..., :3], boxes)
         cells = self._global(batch, centres, maps) + self._local(batch, local, centres, maps)

@@ -19,6 +19,7 @@ from mmfuse.encoders._clip import (
     describe,
     load_model,
     load_tokenizer,
+    one_tower,
     open_clip,
     weight_file,
 )
@@ -109,7 +110,7 @@ class CLIPImageEncoder(CLIPEncoder):
         Scale vectors to unit length.
     random_state : int, default=0
         Seed of random weights; used when `weights` is None only.
-    batch_size, device, on_error, cache, n_jobs, verbose
+    batch_size, device, on_error, cache, n_jobs, verbose, trainable
         See `BaseEncoder`.
 
     Attributes
@@ -126,6 +127,9 @@ class CLIPImageEncoder(CLIPEncoder):
     -----
     Weights that were trained with the activation QuickGELU get it, whether or not the model's name
     says so; open_clip itself only warns.
+
+    `trainable` trains this encoder's tower alone, in a copy of its own. A `CLIPTextEncoder` of the
+    same model keeps its weights, or learns others, and `CLIPZeroShotEncoder` stays as published.
 
     Examples
     --------
@@ -152,6 +156,7 @@ class CLIPImageEncoder(CLIPEncoder):
         cache: bool | str | Path = True,
         n_jobs: int = 2,
         verbose: int = 0,
+        trainable: bool | str = False,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -160,6 +165,7 @@ class CLIPImageEncoder(CLIPEncoder):
             cache=cache,
             n_jobs=n_jobs,
             verbose=verbose,
+            trainable=trainable,
         )
         self.model = model
         self.weights = weights
@@ -185,9 +191,8 @@ class CLIPImageEncoder(CLIPEncoder):
         library = open_clip(type(self).__name__, "open_clip.transform")
         model = self.clip()
         config = library.PreprocessCfg(**model.visual.preprocess_cfg)
-        return _ImageTower(
-            model, library.image_transform_v2(config, is_train=False), self.normalize
-        )
+        transform = library.image_transform_v2(config, is_train=False)
+        return _ImageTower(one_tower(model, "image"), transform, self.normalize)
 
 
 class CLIPTextEncoder(CLIPEncoder):
@@ -195,7 +200,7 @@ class CLIPTextEncoder(CLIPEncoder):
 
     A cell is the text itself (str), a text file in UTF-8 (Path), or a list of sentences, whose
     vector is the mean of the vectors of the sentences. A text is cut at the model's context length,
-    77 tokens for most.
+    77 tokens for most. `trainable` trains the text tower alone, as in `CLIPImageEncoder`.
 
     Parameters
     ----------
@@ -205,7 +210,7 @@ class CLIPTextEncoder(CLIPEncoder):
         Scale vectors to unit length: those of sentences, and their mean.
     random_state : int, default=0
         Seed of random weights; used when `weights` is None only.
-    batch_size, device, on_error, cache, n_jobs, verbose
+    batch_size, device, on_error, cache, n_jobs, verbose, trainable
         See `BaseEncoder`.
 
     Attributes
@@ -243,6 +248,7 @@ class CLIPTextEncoder(CLIPEncoder):
         cache: bool | str | Path = True,
         n_jobs: int = 2,
         verbose: int = 0,
+        trainable: bool | str = False,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -251,6 +257,7 @@ class CLIPTextEncoder(CLIPEncoder):
             cache=cache,
             n_jobs=n_jobs,
             verbose=verbose,
+            trainable=trainable,
         )
         self.model = model
         self.weights = weights
@@ -281,7 +288,9 @@ class CLIPTextEncoder(CLIPEncoder):
         _checks.check_flag(self, "normalize")
 
     def _build_module(self) -> nn.Module:
-        return _TextTower(self.clip(), load_tokenizer(self._source()), self.normalize)
+        return _TextTower(
+            one_tower(self.clip(), "text"), load_tokenizer(self._source()), self.normalize
+        )
 
 
 class _ImageTower(nn.Module):

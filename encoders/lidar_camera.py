@@ -54,8 +54,9 @@ class LidarCameraEncoder(BaseEncoder):
     ``features="statistics"`` needs no training: hand-made statistics of the points, and the
     backbone's features of the part of the picture that the box projects to.
     ``features="logonet"`` is the local-to-global fusion of LoGoNet as a module that can be trained
-    end to end. There are no published weights for it that would fit: unless `checkpoint` names
-    trained ones, it is a random projection of its inputs.
+    end to end: with ``trainable=True`` estimators do so, all but the backbone. There are no
+    published weights for it that would fit: unless `checkpoint` names trained ones, it is a random
+    projection of its inputs until it is trained.
 
     To fuse the sensors by a head, and to let either be missing, make two columns of the same
     cells and encode one with ``sensors="lidar"`` and one with ``sensors="camera"``.
@@ -89,6 +90,9 @@ class LidarCameraEncoder(BaseEncoder):
         Seed of random weights.
     batch_size, device, on_error, cache, n_jobs, verbose
         See `BaseEncoder`.
+    trainable : bool, "head" or "lora", default=False
+        See `BaseEncoder`. For "logonet" only, and "head" and "lora" with a `checkpoint` only. The
+        image backbone is never trained.
 
     Attributes
     ----------
@@ -160,6 +164,7 @@ class LidarCameraEncoder(BaseEncoder):
         cache: bool | str | Path = True,
         n_jobs: int = 2,
         verbose: int = 0,
+        trainable: bool | str = False,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -168,6 +173,7 @@ class LidarCameraEncoder(BaseEncoder):
             cache=cache,
             n_jobs=n_jobs,
             verbose=verbose,
+            trainable=trainable,
         )
         self.sensors = sensors
         self.features = features
@@ -300,6 +306,21 @@ class LidarCameraEncoder(BaseEncoder):
             self._image_encoder()._check_params()
         if self.checkpoint is not None:
             self._check_checkpoint()
+        self._check_trainable()
+
+    def _check_trainable(self) -> None:
+        if self.features == "statistics" and self.trainable:
+            raise ValueError(
+                "LidarCameraEncoder: trainable must be False with features='statistics', whose "
+                f"backbone stays as it is, got {self.trainable!r}; use features='logonet', or "
+                "train an ImageEncoder on regions of the pictures."
+            )
+        if self.checkpoint is None and self.trainable in ("head", "lora"):
+            raise ValueError(
+                "LidarCameraEncoder: trainable must be True or False with features='logonet' and "
+                f"without a checkpoint, since weights are random in all layers, got "
+                f"{self.trainable!r}; name trained weights in checkpoint, or use True."
+            )
 
     def _check_sizes(self) -> None:
         context, size = self.context, self.frame_size

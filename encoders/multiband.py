@@ -82,8 +82,8 @@ class MultiBandEncoder(BaseEncoder):
     features : str, default="photometry"
         "photometry" measures asinh magnitudes in apertures, colours, size, concentration,
         asymmetry and ellipticity, and learns nothing. "cnn" is a small network with random
-        weights, to be trained by others or used as it is. Any other is the name of a timm model;
-        see ``timm.list_models()``.
+        weights, to be trained (``trainable=True``) or used as it is. Any other is the name of a
+        timm model; see ``timm.list_models()``.
     fusion : {"late", "early"}, default="late"
         "late" treats each instrument on its own grid and puts the features side by side: the
         columns are those of one encoder per instrument, as `split` makes them. "early" resamples
@@ -112,6 +112,9 @@ class MultiBandEncoder(BaseEncoder):
         Seed of random weights.
     batch_size, device, on_error, cache, n_jobs, verbose
         See `BaseEncoder`.
+    trainable : bool, "head" or "lora", default=False
+        See `BaseEncoder`. True for "cnn", any for timm models, of which the network of every
+        instrument has a last block and adapters of its own; never for "photometry".
 
     Attributes
     ----------
@@ -173,6 +176,7 @@ class MultiBandEncoder(BaseEncoder):
         cache: bool | str | Path = True,
         n_jobs: int = 2,
         verbose: int = 0,
+        trainable: bool | str = False,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -181,6 +185,7 @@ class MultiBandEncoder(BaseEncoder):
             cache=cache,
             n_jobs=n_jobs,
             verbose=verbose,
+            trainable=trainable,
         )
         self.instruments = instruments
         self.features = features
@@ -364,7 +369,7 @@ class MultiBandEncoder(BaseEncoder):
             self.features,
             weights=self.weights,
             size=self._side(),
-            pooling="auto",
+            features=_backbones.Features(),
             random_state=self.random_state,
         )
         widen_stem(network.model, n_bands)
@@ -383,7 +388,8 @@ class MultiBandEncoder(BaseEncoder):
     def _network_width(self) -> int:
         if self.features == "cnn":
             return SmallCNN.width
-        return _backbones.backbone_width(self.features, self._side(), "auto")
+        layout = _backbones.backbone_layout(self.features, self._side(), _backbones.Features())
+        return int(np.prod(layout.shape))
 
     def _width(self) -> int:
         return len(self._feature_names())

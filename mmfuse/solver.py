@@ -94,6 +94,8 @@ class LinearProblems:
     ) -> None:
         self.dtype, self.loss, self.n_outputs = dtype, objective, objective.n_outputs
         self.target = objective.target(target)
+        if self.target.is_floating_point():  # residuals go into the products
+            self.target = self.target.to(dtype)
         self.masks, self.mask_weight = masks, mask_weight.double()
         self.present = presence
         columns = [b if isinstance(b, Column) else Column(b, dtype=dtype) for b in blocks]

@@ -8,7 +8,10 @@ import torch
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from mmfuse.objectives import Multinomial, Squared
+from mmfuse import FusionRegressor
+from mmfuse.heads import EarlyFusion
+from mmfuse.heads.linear import LinearModule
+from mmfuse.objectives import Absolute, Huber, Multinomial, Pinball, Squared
 from mmfuse.patterns import dropout_masks
 from mmfuse.solver import LinearProblems
 
@@ -131,3 +134,37 @@ def test_no_lower_point_is_found_by_another_method() -> None:
     ours = float(problems.objective(theta, weight, strength).value)
     other = minimize(function, np.zeros(theta.shape[1]), jac=True, method="BFGS")
     assert ours <= other.fun + 1e-9 * abs(other.fun)
+
+
+@pytest.mark.parametrize("loss", [Squared(1), Absolute(1), Huber([0.8]), Pinball([0.1, 0.5, 0.9])])
+def test_values_are_learned_in_float32(loss) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 5))
+    y = torch.as_tensor(X[:, :1] + 0.3 * rng.normal(size=(300, 1)))
+    everything = torch.ones(300, 1, dtype=torch.bool)
+    masks, chances = dropout_masks(everything, 0.0)
+    scores = []
+    for dtype in (torch.float64, torch.float32):
+        problems = LinearProblems(
+            [torch.as_tensor(X).to(dtype)],
+            everything,
+            y,
+            loss,
+            masks=masks,
+            mask_weight=chances,
+            dtype=dtype,
+        )
+        theta, _, _ = problems.solve(torch.ones(300, 1), torch.ones(1, 1), tol=1e-6)
+        scores.append(problems.scores(theta)[:, 0].double().numpy())
+    np.testing.assert_allclose(scores[1], scores[0], atol=2e-3 * scores[0].std())
+
+
+def test_regression_on_many_numbers_equals_ridge() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(5001, 100))  # more than are kept in float64
+    y = X[:, 0] - X[:, 1] + rng.normal(size=5001)
+    model = FusionRegressor(EarlyFusion(C=0.01), random_state=0, calibration=None).fit(X, y)
+    assert isinstance(model.head_, LinearModule)
+    Z = (X - X.mean(axis=0)) / X.std(axis=0)
+    reference = Ridge(alpha=100.0).fit(Z, y).predict(Z)
+    np.testing.assert_allclose(model.predict(X), reference, atol=1e-3)

@@ -40,6 +40,8 @@ def prepare(
 ) -> None:
     """Let gradients reach what ``mode`` says, and nothing else; adapters are put in place.
 
+    What the module itself keeps from gradients, such as a backbone that is used as it is, stays so.
+
     Parameters
     ----------
     module : nn.Module
@@ -55,8 +57,8 @@ def prepare(
     ValueError
         If the module has no parameters, or no layer that adapters know.
     """
-    floating = [(n, p) for n, p in module.named_parameters() if p.is_floating_point()]
-    if not floating:
+    open_ones = [n for n, p in module.named_parameters() if _learns(p)]
+    if not open_ones:
         raise ValueError(
             f"{owner}: trainable={mode!r}, but its module has no weights to train; leave "
             "trainable=False."
@@ -64,7 +66,7 @@ def prepare(
     if mode == "lora":
         _add_adapters(module, owner, rank, alpha, targets)
         return
-    chosen = {name for name, _ in floating}
+    chosen = set(open_ones)
     if mode == "head":
         chosen &= set(last_parameters(module))
     for name, parameter in module.named_parameters():
@@ -74,12 +76,14 @@ def prepare(
 def training_mode(module: nn.Module, mode: bool | str) -> None:
     """As ``module.train()``, but batch normalisation keeps its statistics.
 
-    Where the last layers alone are trained, the layers before them do not drop anything either.
+    Where the last layers alone are trained, the layers before them do not drop anything either;
+    parts with a true ``augments`` change samples in training whatever is trained.
     """
     module.train(mode != "head")
     for part in module.modules():
-        if mode == "head" and any(p.requires_grad for p in part.parameters(recurse=False)):
-            part.train()
+        learns = any(p.requires_grad for p in part.parameters(recurse=False))
+        if mode == "head" and (learns or getattr(part, "augments", False)):
+            part.training = True  # not `train()`, which would reach the layers within
         if isinstance(part, _BatchNorm):
             part.eval()
 
@@ -89,19 +93,33 @@ def last_parameters(module: nn.Module) -> list[str]:
 
     Blocks are the children of the largest `ModuleList` or `Sequential` with children of one kind,
     if it holds much of the network; else stages that are numbered, such as ``layer1`` to
-    ``layer4``; else every layer is a block of its own.
+    ``layer4``; else every layer is a block of its own. Tables of embeddings are inputs, wherever
+    they stand. A module may say it itself: in ``networks``, names of parts of which each has a last
+    block, or in ``last_layers``, names of the parts that are last.
     """
     names = [name for name, _ in module.named_parameters()]
+    if last_layers := getattr(module, "last_layers", ()):
+        return [n for n in names if n.startswith(tuple(f"{part}." for part in last_layers))]
+    if networks := getattr(module, "networks", ()):
+        return [f"{n}.{p}" for n in networks for p in last_parameters(module.get_submodule(n))]
+    tables = _embeddings(module)
     trunk, last = _blocks(module, names)
     end = max(i for i, name in enumerate(names) if name.startswith(trunk))
     found = [name for name in names[: end + 1] if name.startswith(last)]
     bare = [n for n in names[:end] if n.rpartition(".")[2] in _PROJECTIONS]
-    return [*bare, *found, *names[end + 1 :]]
+    return [*bare, *found, *(n for n in names[end + 1 :] if n not in tables)]
+
+
+def _embeddings(module: nn.Module) -> dict[str, Tensor]:
+    """Tables of embeddings by name."""
+    tables = [(n, part) for n, part in module.named_modules() if isinstance(part, nn.Embedding)]
+    return {f"{n}.weight" if n else "weight": part.weight for n, part in tables}
 
 
 def _blocks(module: nn.Module, names: list[str]) -> tuple[str, str]:
     """Prefixes of the names in all blocks together, and in the last block."""
-    total = sum(p.numel() for p in module.parameters())
+    tables = _embeddings(module)
+    total = _size(module) - count(tables)
     best, trunk, last = _LARGE * total, "", ""
     for name, part in module.named_modules():
         if not isinstance(part, (nn.ModuleList, nn.Sequential)):
@@ -119,10 +137,14 @@ def _blocks(module: nn.Module, names: list[str]) -> tuple[str, str]:
         if len(alike) > 1 and sum(_size(getattr(part, n)) for n in alike) > _LARGE * total:
             prefix = f"{name}." if name else ""
             return prefix + alike[-1], f"{prefix}{alike[-1]}."
-    weighty = [n for n, p in module.named_parameters() if p.ndim > 1] or names
+    weighty = [n for n, p in module.named_parameters() if p.ndim > 1 and n not in tables] or names
     owner = weighty[-1].rpartition(".")[0]
     layer = f"{owner}." if owner else ""
     return layer, layer
+
+
+def _learns(parameter: Tensor) -> bool:
+    return parameter.is_floating_point() and parameter.requires_grad
 
 
 def _size(module: nn.Module) -> int:
@@ -151,6 +173,8 @@ def lora_targets(module: nn.Module, asked: Sequence[str] | None = None) -> list[
 def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     inside = ()
     for name, layer in module.named_modules():
+        if not any(map(_learns, layer.parameters(recurse=False))):
+            continue
         if isinstance(layer, nn.MultiheadAttention):
             inside = (*inside, f"{name}.")  # its output layer is adapted with it
             yield name, layer
@@ -176,6 +200,18 @@ def _add_adapters(
         )
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0)
     peft.inject_adapter_in_model(config, module)
+    for layer in module.modules():
+        if isinstance(layer, peft.tuners.lora.LoraLayer):
+            _pad_as(layer)
+
+
+def _pad_as(layer: Any) -> None:
+    """Let the adapter of a convolution see the pixels that its layer sees; peft leaves that out."""
+    base = layer.get_base_layer()
+    for adapter in layer.lora_A.values():
+        for name in ("padding_mode", "dilation", "_reversed_padding_repeated_twice"):
+            if isinstance(base, (nn.Conv1d, nn.Conv2d)) and hasattr(base, name):
+                setattr(adapter, name, getattr(base, name))
 
 
 def merge_adapters(module: nn.Module) -> None:

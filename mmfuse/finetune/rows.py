@@ -91,7 +91,7 @@ class Samples:
             raise EncodingError(self._message(name, row, cell, str(exc))) from exc
         if item is None:
             raise EncodingError(self._message(name, row, cell, "nothing is found in it any more"))
-        size = int(getattr(item, "nbytes", 1024))
+        size = _size(item)
         if size <= self._room:
             self._room -= size
             self._kept[name, row] = item
@@ -104,3 +104,11 @@ class Samples:
             f"{where}: {reason}; this sample could be encoded before the training began, so leave "
             "its file as it is until fit returns."
         )
+
+
+def _size(item: Any) -> int:
+    """Bytes of a decoded sample, about."""
+    if isinstance(item, (dict, list, tuple)):
+        parts = item.values() if isinstance(item, dict) else item
+        return 64 + sum(_size(part) for part in parts)
+    return int(getattr(item, "nbytes", 1024))
