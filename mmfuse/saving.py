@@ -124,7 +124,17 @@ def _tensors(model: Any, parts: list | None, prefix: str = "") -> dict[str, Any]
             found |= _tensors(part, None, f"output-{t}.")
         return found
     tensors = {f"{prefix}head.{k}": v for k, v in model.head_.state_dict().items()}
-    return tensors | {f"{prefix}scaler.{k}": v for k, v in model.scaler_.state_dict().items()}
+    tensors |= {f"{prefix}scaler.{k}": v for k, v in model.scaler_.state_dict().items()}
+    return tensors | _conformal_tensors(model, prefix)
+
+
+def _conformal_tensors(model: Any, prefix: str) -> dict[str, Any]:
+    import torch
+
+    store = getattr(model, "conformal_", None)
+    if store is None:
+        return {}
+    return {f"{prefix}conformal.{k}": torch.from_numpy(v) for k, v in store.arrays().items()}
 
 
 def _learned(model: Any, encoder: Encoder) -> dict[str, Any]:
@@ -137,6 +147,7 @@ def _learned(model: Any, encoder: Encoder) -> dict[str, Any]:
             for key, estimator in model.head_.all_estimators().items()
         },
         "calibrator": _calibrator_state(model),
+        "conformal": _conformal_state(model),
     }
 
 
@@ -171,6 +182,11 @@ def _describe(encoder: Encoder, name: str, fitted: Any) -> dict:
 def _calibrator_state(model: Any) -> dict | None:
     calibrator = getattr(model, "calibrator_", None)
     return None if calibrator is None else {"name": calibrator.name, **calibrator.get_state()}
+
+
+def _conformal_state(model: Any) -> dict | None:
+    store = getattr(model, "conformal_", None)
+    return None if store is None else store.get_state()
 
 
 def load(folder: str | Path, *, device: str = "auto") -> FusionClassifier | FusionRegressor:
@@ -260,6 +276,7 @@ def _restore_modules(
     model: Any, config: dict, decoder: Decoder, tensors: dict, device: str
 ) -> None:
     from mmfuse._device import resolve_device
+    from mmfuse.conformal import Conformal
     from mmfuse.standardize import Standardizer
 
     model.device_ = resolve_device(device)
@@ -275,6 +292,9 @@ def _restore_modules(
     model.scaler_ = scaler.eval().to(model.device_)
     if hasattr(model, "classes_"):
         model.calibrator_ = _restore_calibrator(config["calibrator"])
+    state = config.get("conformal")  # models saved before there were intervals have none
+    arrays = {k: v.numpy() for k, v in _under("conformal.", tensors).items()}
+    model.conformal_ = None if state is None else Conformal.from_state(state, arrays)
 
 
 def _restore_calibrator(state: dict | None) -> Any:
