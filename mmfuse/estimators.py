@@ -26,6 +26,7 @@ from mmfuse.multi_output import (
 )
 from mmfuse.pattern_calibration import make_pattern_calibrator
 from mmfuse.regressor import FusionRegressor
+from mmfuse.selective import AbstentionMixin
 from mmfuse.targets import (
     check_class_target,
     check_groups,
@@ -37,7 +38,9 @@ from mmfuse.targets import (
 __all__ = ["FusionClassifier", "FusionRegressor"]
 
 
-class FusionClassifier(ConformalSetsMixin, EvidenceMixin, ClassifierMixin, FusionEstimator):
+class FusionClassifier(
+    AbstentionMixin, ConformalSetsMixin, EvidenceMixin, ClassifierMixin, FusionEstimator
+):
     """Classify samples from several modalities, any of which may be missing in any row.
 
     Parameters
@@ -86,6 +89,8 @@ class FusionClassifier(ConformalSetsMixin, EvidenceMixin, ClassifierMixin, Fusio
         Weighted class frequencies; the answer to a row with nothing present.
     conformal_ : Conformal or None
         What `predict_set` is calibrated by; None where nothing was held out.
+    risk_control_ : RiskControl or None
+        Set by `control_risk`.
     history_ : dict
         What fitting chose and saw.
     n_features_in_ : int
@@ -206,6 +211,7 @@ class FusionClassifier(ConformalSetsMixin, EvidenceMixin, ClassifierMixin, Fusio
             self.history_["calibration"] = self.calibrator_.get_state()
         plain = check_weight(sample_weight, n_rows)  # coverage is of rows as they come
         self.conformal_ = sets_from_held_out(self, held, index, plain, groups)
+        self.risk_control_ = None  # of an earlier fit
         return self
 
     def _scores(self, X: Any) -> np.ndarray:

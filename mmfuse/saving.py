@@ -147,7 +147,8 @@ def _learned(model: Any, encoder: Encoder) -> dict[str, Any]:
             for key, estimator in model.head_.all_estimators().items()
         },
         "calibrator": _calibrator_state(model),
-        "conformal": _conformal_state(model),
+        "conformal": _state_of(model, "conformal_"),
+        "risk_control": _state_of(model, "risk_control_"),
     }
 
 
@@ -184,9 +185,9 @@ def _calibrator_state(model: Any) -> dict | None:
     return None if calibrator is None else {"name": calibrator.name, **calibrator.get_state()}
 
 
-def _conformal_state(model: Any) -> dict | None:
-    store = getattr(model, "conformal_", None)
-    return None if store is None else store.get_state()
+def _state_of(model: Any, name: str) -> dict | None:
+    part = getattr(model, name, None)
+    return None if part is None else part.get_state()
 
 
 def load(folder: str | Path, *, device: str = "auto") -> FusionClassifier | FusionRegressor:
@@ -276,7 +277,6 @@ def _restore_modules(
     model: Any, config: dict, decoder: Decoder, tensors: dict, device: str
 ) -> None:
     from mmfuse._device import resolve_device
-    from mmfuse.conformal import Conformal
     from mmfuse.standardize import Standardizer
 
     model.device_ = resolve_device(device)
@@ -292,9 +292,19 @@ def _restore_modules(
     model.scaler_ = scaler.eval().to(model.device_)
     if hasattr(model, "classes_"):
         model.calibrator_ = _restore_calibrator(config["calibrator"])
+    _restore_conformal(model, config, tensors)
+
+
+def _restore_conformal(model: Any, config: dict, tensors: dict) -> None:
+    from mmfuse.conformal import Conformal
+    from mmfuse.selective import RiskControl
+
     state = config.get("conformal")  # models saved before there were intervals have none
     arrays = {k: v.numpy() for k, v in _under("conformal.", tensors).items()}
     model.conformal_ = None if state is None else Conformal.from_state(state, arrays)
+    control = config.get("risk_control")
+    if hasattr(model, "classes_"):
+        model.risk_control_ = None if control is None else RiskControl.from_state(control)
 
 
 def _restore_calibrator(state: dict | None) -> Any:
