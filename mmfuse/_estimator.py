@@ -110,7 +110,6 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
 
         from mmfuse._device import resolve_device
         from mmfuse.heads import AutoFusion, BaseHead, FitData
-        from mmfuse.objectives import of_classes
         from mmfuse.patterns import hidden
         from mmfuse.standardize import StandardisedBlocks, Standardizer
 
@@ -145,7 +144,7 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
             self.verbose,
             need_oof=self.calibration is not None,
         )
-        if data.need_oof and folds and of_classes(objective.task):
+        if data.need_oof and folds:
             data = replace(data, masked=hidden(data.presence, seed))
         if refine is not None:
             data = replace(data, objective=refine(head, data))

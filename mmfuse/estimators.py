@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from mmfuse._estimator import FusionEstimator
 from mmfuse.calibration import check_calibration
+from mmfuse.conformal_sets import ConformalSetsMixin, sets_from_held_out
 from mmfuse.evidence import EvidenceMixin
 from mmfuse.multi_output import (
     each_output,
@@ -25,6 +26,7 @@ from mmfuse.multi_output import (
 )
 from mmfuse.pattern_calibration import make_pattern_calibrator
 from mmfuse.regressor import FusionRegressor
+from mmfuse.selective import AbstentionMixin
 from mmfuse.targets import (
     check_class_target,
     check_groups,
@@ -36,7 +38,9 @@ from mmfuse.targets import (
 __all__ = ["FusionClassifier", "FusionRegressor"]
 
 
-class FusionClassifier(EvidenceMixin, ClassifierMixin, FusionEstimator):
+class FusionClassifier(
+    AbstentionMixin, ConformalSetsMixin, EvidenceMixin, ClassifierMixin, FusionEstimator
+):
     """Classify samples from several modalities, any of which may be missing in any row.
 
     Parameters
@@ -72,7 +76,8 @@ class FusionClassifier(EvidenceMixin, ClassifierMixin, FusionEstimator):
     ----------
     classes_ : ndarray of shape (K,)
         Sorted, or for ``target="ordinal"`` in their order. Where y has several columns, this and
-        ``scaler_``, ``head_``, ``calibrator_``, ``prior_``, ``history_`` are lists over them.
+        ``scaler_``, ``head_``, ``calibrator_``, ``prior_``, ``history_``, ``conformal_`` are lists
+        over them.
     modalities_ : tuple of str
     block_dims_ : dict of str to int
         Number of features of every modality after encoding.
@@ -84,6 +89,10 @@ class FusionClassifier(EvidenceMixin, ClassifierMixin, FusionEstimator):
     calibrator_ : PatternCalibration, TemperatureScaling or None
     prior_ : ndarray of shape (K,)
         Weighted class frequencies; the answer to a row with nothing present.
+    conformal_ : Conformal or None
+        What `predict_set` is calibrated by; None where nothing was held out.
+    risk_control_ : RiskControl or None
+        Set by `control_risk`.
     history_ : dict
         What fitting chose and saw.
     n_features_in_ : int
@@ -204,6 +213,9 @@ class FusionClassifier(EvidenceMixin, ClassifierMixin, FusionEstimator):
         )
         if self.calibrator_ is not None:
             self.history_["calibration"] = self.calibrator_.get_state()
+        plain = check_weight(sample_weight, n_rows)  # coverage is of rows as they come
+        self.conformal_ = sets_from_held_out(self, held, index, plain, groups)
+        self.risk_control_ = None  # of an earlier fit
         return self
 
     def _scores(self, X: Any) -> np.ndarray:

@@ -23,6 +23,7 @@ __all__ = [
     "has_outputs",
     "make_output",
     "one_output",
+    "split_columns",
     "stack_labels",
 ]
 
@@ -35,6 +36,7 @@ _LISTED = (
     "fusion_head_",
     "calibrator_",
     "history_",
+    "conformal_",
 )
 
 
@@ -68,7 +70,7 @@ def fit_outputs(
         is a list of another length.
     """
     owner = type(model).__name__
-    columns, names = _split(y, len(table), owner)
+    columns, names = split_columns(y, len(table), owner)
     kinds = _per_output(model.target, "target", len(columns), owner)
     weights = _per_output(model.class_weight, "class_weight", len(columns), owner)
     for kind in kinds:
@@ -136,7 +138,7 @@ def gather_outputs(
     return model
 
 
-def _split(y: Any, n_rows: int, owner: str) -> tuple[list, list]:
+def split_columns(y: Any, n_rows: int, owner: str) -> tuple[list, list]:
     """Columns of y, none with gaps, and their names."""
     if issparse(y):
         raise ValueError(f"{owner}: y is a sparse matrix; pass y.toarray().")
@@ -194,7 +196,7 @@ def stack_labels(columns: list[np.ndarray]) -> np.ndarray:
 def exact_match(model: FusionClassifier, X: Any, y: Any, sample_weight: Any) -> float:
     """Weighted share of rows in which every output is right."""
     found = each_output(model, "predict", X)
-    columns, names = _split(y, len(found[0]), f"{type(model).__name__}.score")
+    columns, names = split_columns(y, len(found[0]), f"{type(model).__name__}.score")
     if len(columns) != len(found):
         raise ValueError(
             f"{type(model).__name__}.score: y must have {len(found)} columns, as in fit; got "

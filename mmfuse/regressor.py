@@ -12,6 +12,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from mmfuse._estimator import FusionEstimator
+from mmfuse.conformal_intervals import ConformalIntervalsMixin, intervals_from_held_out
 from mmfuse.density import Density
 from mmfuse.outputs import OUTPUTS, Output
 from mmfuse.outputs.base import FITTED
@@ -22,7 +23,7 @@ __all__ = ["FusionRegressor"]
 _POINTS = ("mean", "median", "mode")
 
 
-class FusionRegressor(RegressorMixin, FusionEstimator):
+class FusionRegressor(ConformalIntervalsMixin, RegressorMixin, FusionEstimator):
     """Predict values from several modalities, any of which may be missing in any row.
 
     Parameters
@@ -103,6 +104,8 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         are divided and the variances multiplied by it. None where nothing was calibrated.
     pit_map_ : ndarray of shape (2, k) or None
         For ``calibration="pit"``: knots of the map and what it makes of them.
+    conformal_ : Conformal or None
+        What `predict_interval` is calibrated by; None where nothing was held out.
 
     Notes
     -----
@@ -248,10 +251,12 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
             held = self._fit_head(
                 table, target, weight, groups, objective, stratify=False, **options
             )
+            seen.append(held)
             return None if held is None else held.scores
 
-        self.output_ = kind.name
+        self.output_, seen = kind.name, []
         kind.fit(self, y, weight, train)
+        self.conformal_ = intervals_from_held_out(self, seen[-1], y, weight, groups)
         return self
 
     def _check_options(self) -> Output:
@@ -354,26 +359,3 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
                 f"predict_quantiles: levels must be numbers between 0 and 1; got {levels!r}."
             )
         return kind.quantiles(self, X, wanted)
-
-    def predict_interval(self, X: Any, coverage: float = 0.9) -> np.ndarray:
-        """Central interval of the predictive distribution of every row.
-
-        Parameters
-        ----------
-        X : ModalityTable, DataFrame, dict, array or Blocks
-        coverage : float, default=0.9
-            Probability inside, above 0 and below 1. Where the density has a grid, 1 is allowed too
-            and gives all of the grid that has any probability.
-
-        Returns
-        -------
-        ndarray of shape (n, 2)
-            Lower and upper ends, in the unit of y.
-
-        Raises
-        ------
-        ValueError
-            As in `predict_density`, and for a wrong ``coverage``.
-        """
-        kind = self._fitted_output()
-        return kind.interval(self, X, coverage)

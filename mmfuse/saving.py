@@ -124,7 +124,17 @@ def _tensors(model: Any, parts: list | None, prefix: str = "") -> dict[str, Any]
             found |= _tensors(part, None, f"output-{t}.")
         return found
     tensors = {f"{prefix}head.{k}": v for k, v in model.head_.state_dict().items()}
-    return tensors | {f"{prefix}scaler.{k}": v for k, v in model.scaler_.state_dict().items()}
+    tensors |= {f"{prefix}scaler.{k}": v for k, v in model.scaler_.state_dict().items()}
+    return tensors | _conformal_tensors(model, prefix)
+
+
+def _conformal_tensors(model: Any, prefix: str) -> dict[str, Any]:
+    import torch
+
+    store = getattr(model, "conformal_", None)
+    if store is None:
+        return {}
+    return {f"{prefix}conformal.{k}": torch.from_numpy(v) for k, v in store.arrays().items()}
 
 
 def _learned(model: Any, encoder: Encoder) -> dict[str, Any]:
@@ -137,6 +147,8 @@ def _learned(model: Any, encoder: Encoder) -> dict[str, Any]:
             for key, estimator in model.head_.all_estimators().items()
         },
         "calibrator": _calibrator_state(model),
+        "conformal": _state_of(model, "conformal_"),
+        "risk_control": _state_of(model, "risk_control_"),
     }
 
 
@@ -177,6 +189,11 @@ def _describe(encoder: Encoder, name: str, fitted: Any) -> dict:
 def _calibrator_state(model: Any) -> dict | None:
     calibrator = getattr(model, "calibrator_", None)
     return None if calibrator is None else {"name": calibrator.name, **calibrator.get_state()}
+
+
+def _state_of(model: Any, name: str) -> dict | None:
+    part = getattr(model, name, None)
+    return None if part is None else part.get_state()
 
 
 def load(folder: str | Path, *, device: str = "auto") -> FusionClassifier | FusionRegressor:
@@ -287,6 +304,19 @@ def _restore_modules(
     model.scaler_ = scaler.eval().to(model.device_)
     if hasattr(model, "classes_"):
         model.calibrator_ = _restore_calibrator(config["calibrator"])
+    _restore_conformal(model, config, tensors)
+
+
+def _restore_conformal(model: Any, config: dict, tensors: dict) -> None:
+    from mmfuse.conformal import Conformal
+    from mmfuse.selective import RiskControl
+
+    state = config.get("conformal")  # models saved before there were intervals have none
+    arrays = {k: v.numpy() for k, v in _under("conformal.", tensors).items()}
+    model.conformal_ = None if state is None else Conformal.from_state(state, arrays)
+    control = config.get("risk_control")
+    if hasattr(model, "classes_"):
+        model.risk_control_ = None if control is None else RiskControl.from_state(control)
 
 
 def _restore_calibrator(state: dict | None) -> Any:

@@ -71,7 +71,11 @@ def test_the_point_is_a_summary_of_the_density() -> None:
     for point in ("mean", "median", "mode"):
         model.set_params(point=point)
         np.testing.assert_array_equal(model.predict(X), getattr(density, point)())
-    np.testing.assert_array_equal(model.predict_interval(X, 0.5), density.interval(0.5))
+    np.testing.assert_array_equal(model.predict_interval(X, 1), density.interval(1))
+    plain = binned(calibration=None).fit(X, y)  # nothing held out: the density's own interval
+    assert plain.conformal_ is None
+    found = plain.predict_density(X).interval(0.5)
+    np.testing.assert_array_equal(plain.predict_interval(X, 0.5), found)
     with pytest.warns(DataConversionWarning):
         assert binned().fit(X, y[:, None]).predict(X).shape == (200,)
 
@@ -138,7 +142,7 @@ def test_intervals_cover_what_they_say_with_enough_rows_or_the_pit_map() -> None
     shares, losses = {}, {}
     for rows, kind in ((2000, "auto"), (300, "auto"), (300, "pit")):
         model = binned(HEADS["early"], calibration=kind, bins=20).fit(X[:rows], y[:rows])
-        inside = model.predict_interval(test)
+        inside = model.predict_density(test).interval()
         shares[rows, kind] = ((inside[:, 0] < truth) & (truth < inside[:, 1])).mean()
         losses[rows, kind] = crps(model.predict_density(test), truth)
     assert shares[2000, "auto"] == pytest.approx(0.9, abs=0.07)
