@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
     from mmfuse.compose import ModalityEncoder
     from mmfuse.density import Density
     from mmfuse.estimators import FusionClassifier, FusionRegressor
+    from mmfuse.explanations import Explanation, explain, faithfulness
     from mmfuse.presence import Presence
     from mmfuse.report import ModalityReport, modality_report
     from mmfuse.saving import load
@@ -25,6 +26,7 @@ _HOME = {
     "Ablation": "mmfuse.ablation",
     "Blocks": "mmfuse.blocks",
     "Density": "mmfuse.density",
+    "Explanation": "mmfuse.explanations",
     "FusionClassifier": "mmfuse.estimators",
     "FusionRegressor": "mmfuse.estimators",
     "ModalityEncoder": "mmfuse.compose",
@@ -32,15 +34,18 @@ _HOME = {
     "ModalityTable": "mmfuse.table",
     "Presence": "mmfuse.presence",
     "ablate": "mmfuse.ablation",
+    "explain": "mmfuse.explanations",
+    "faithfulness": "mmfuse.explanations",
     "load": "mmfuse.saving",
     "modality_report": "mmfuse.report",
 }
-_SUBMODULES = ("datasets", "encoders", "heads", "metrics", "plotting")
+_SUBMODULES = ("datasets", "encoders", "explanations", "heads", "metrics", "plotting")
 
 __all__ = [
     "Ablation",
     "Blocks",
     "Density",
+    "Explanation",
     "FusionClassifier",
     "FusionRegressor",
     "ModalityEncoder",
@@ -49,6 +54,8 @@ __all__ = [
     "Presence",
     "__version__",
     "ablate",
+    "explain",
+    "faithfulness",
     "load",
     "modality_report",
 ]

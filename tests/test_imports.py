@@ -19,6 +19,7 @@ import mmfuse.heads
 OPTIONAL = [
     "PIL",
     "astropy",
+    "captum",
     "cv2",
     "matplotlib",
     "open_clip",

@@ -1,0 +1,20 @@
+"""Explanations: what modalities, features and inputs add to the answer for a row."""
+
+from mmfuse.explanations.display import ExplanationDisplay, FaithfulnessDisplay
+from mmfuse.explanations.explain import explain
+from mmfuse.explanations.explanation import Explanation, RowExplanation
+from mmfuse.explanations.faithfulness import Faithfulness, faithfulness
+from mmfuse.explanations.summary import Stability, refit, stability
+
+__all__ = [
+    "Explanation",
+    "ExplanationDisplay",
+    "Faithfulness",
+    "FaithfulnessDisplay",
+    "RowExplanation",
+    "Stability",
+    "explain",
+    "faithfulness",
+    "refit",
+    "stability",
+]
