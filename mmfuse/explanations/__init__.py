@@ -4,6 +4,7 @@ from mmfuse.explanations.display import ExplanationDisplay, FaithfulnessDisplay
 from mmfuse.explanations.explain import explain
 from mmfuse.explanations.explanation import Explanation, RowExplanation
 from mmfuse.explanations.faithfulness import Faithfulness, faithfulness
+from mmfuse.explanations.inputs import InputExplanation, explain_bands, explain_inputs
 from mmfuse.explanations.summary import Stability, refit, stability
 
 __all__ = [
@@ -11,9 +12,12 @@ __all__ = [
     "ExplanationDisplay",
     "Faithfulness",
     "FaithfulnessDisplay",
+    "InputExplanation",
     "RowExplanation",
     "Stability",
     "explain",
+    "explain_bands",
+    "explain_inputs",
     "faithfulness",
     "refit",
     "stability",

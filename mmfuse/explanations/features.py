@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,7 @@ def integrate(
     *,
     n_steps: int,
     tolerance: float,
+    batch: int = _PASS,
 ) -> list[list[np.ndarray]]:
     """Integrated gradients of every output for every input; steps double until they add up.
 
@@ -127,7 +129,8 @@ def integrate(
     ValueError
         If they do not add up to the change of the answer.
     """
-    captum = require("captum.attr", extra="explain", caller="explain(level='feature')")
+    require("captum", extra="explain", caller="Integrated gradients")
+    captum = import_module("captum.attr")
     import torch
 
     method = captum.IntegratedGradients(function, multiply_by_inputs=True)
@@ -144,7 +147,7 @@ def integrate(
                 target=k,
                 n_steps=n_steps * 2**doubling,
                 method="gausslegendre",
-                internal_batch_size=max(_PASS, len(inputs[0])),
+                internal_batch_size=max(batch, len(inputs[0])),
             )
             arrays = [part.detach().cpu().numpy().astype(np.float64) for part in parts]
             total = sum(a.reshape(len(a), -1).sum(axis=1) for a in arrays)
@@ -174,31 +177,30 @@ def gradients(
     names = list(evaluator.dims)
     place = {"device": model.device_}
     there = torch.as_tensor(evaluator.present, **place)
+    widths = list(evaluator.dims.values())
 
-    def answer(*args: Any) -> Any:
-        *blocks, present = args
-        output = model.head_(dict(zip(names, blocks, strict=True)), present)
-        return quantity.of_scores(output.scores, present.cpu().numpy())
+    def answer(joint: Any, present: Any) -> Any:
+        blocks = dict(zip(names, joint.split(widths, dim=1), strict=True))
+        output = quantity.of_scores(model.head_(blocks, present).scores, present.cpu().numpy())
+        return output + 0.0 * joint.sum(dim=1, keepdim=True)  # a head may use no feature at all
 
-    present = torch.as_tensor(evaluator.present, **place)
-    inputs = tuple(
-        torch.where(there[:, m, None], evaluator.data[name], 0.0).clone()
-        for m, name in enumerate(names)
-    )
-    baselines = tuple(torch.zeros_like(block) for block in inputs)
+    cells = [
+        torch.where(there[:, m, None], evaluator.data[name], 0.0) for m, name in enumerate(names)
+    ]
+    joint = torch.cat(cells, dim=1)
+    mean = torch.zeros_like(joint)
     found = integrate(
         answer,
-        inputs,
-        baselines,
-        (present,),
+        (joint,),
+        (mean,),
+        (there,),
         len(quantity.names),
         n_steps=n_steps,
         tolerance=tolerance,
     )
-    values = np.stack([np.concatenate(arrays, axis=1) for arrays in found], axis=2)
+    values = np.stack([arrays[0] for arrays in found], axis=2)
     with torch.no_grad():
-        base = answer(*baselines, present).cpu().numpy()
-        full = answer(*inputs, present).cpu().numpy()
+        base, full = (answer(at, there).cpu().numpy() for at in (mean, joint))
     return values, base, full
 
 
