@@ -58,6 +58,7 @@ class ExplanationDisplay:
         if ax is None:
             height = 1.3 + 0.3 * len(steps)
             _, ax = pyplot.subplots(figsize=(6.2, height), layout="constrained")
+        ax.use_sticky_edges = False  # or the longest bar would end in the frame
         start, end = float(self.row.base[k]), float(self.row.prediction[k])
         at = start
         for y, (_, value, _) in enumerate(steps):

@@ -229,7 +229,9 @@ class RowExplanation:
         return self.explanation.prediction[self.index]
 
     def default_output(self) -> Any:
-        """The output with the largest answer: for a classifier the most probable class."""
+        """The most probable class of those explained; for values, the first target."""
+        if "log" not in self.explanation.quantity and self.explanation.quantity != "probability":
+            return self.explanation.outputs[0]
         return self.explanation.outputs[int(np.argmax(self.prediction))]
 
     def steps(self, output: Any = None, max_parts: int = _SHOWN) -> list[tuple[str, float, str]]:
@@ -292,7 +294,7 @@ class RowExplanation:
         Parameters
         ----------
         output : class or target, optional
-            By default the output with the largest answer.
+            By default the most probable class, or the first target.
         max_parts : int, default=12
             Parts with a bar of their own; the rest share one.
         ax : matplotlib Axes, optional

@@ -208,8 +208,9 @@ def _curves(
         there = explanation.states[rows] == Presence.PRESENT
         answer = evaluator.run(np.arange(len(rows)), evaluator.present)
         pick = answer.argmax(axis=1) if classes else np.zeros(len(rows), dtype=int)
-        values = explanation.values[rows, :, pick]
-        keys = [values if classes else np.abs(values)]
+        signed = explanation.values[rows, :, pick]
+        values = signed if classes else np.abs(explanation.values[rows]).mean(axis=2)
+        keys = [values]
         keys += [rng.random(values.shape) for _ in range(n_random)]
         eraser = _Eraser(evaluator, parts, explanation.level == "modality")
         for o, key in enumerate(keys):
