@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
     from mmfuse.compose import ModalityEncoder
     from mmfuse.density import Density
     from mmfuse.estimators import FusionClassifier, FusionRegressor
+    from mmfuse.explanations import Explanation, explain, faithfulness
     from mmfuse.finetune import FineTuning
     from mmfuse.net_benefit import DecisionCurve, decision_curve
     from mmfuse.presence import Presence
@@ -28,6 +29,7 @@ _HOME = {
     "Blocks": "mmfuse.blocks",
     "DecisionCurve": "mmfuse.net_benefit",
     "Density": "mmfuse.density",
+    "Explanation": "mmfuse.explanations",
     "FineTuning": "mmfuse.finetune",
     "FusionClassifier": "mmfuse.estimators",
     "FusionRegressor": "mmfuse.estimators",
@@ -37,6 +39,8 @@ _HOME = {
     "Presence": "mmfuse.presence",
     "ablate": "mmfuse.ablation",
     "decision_curve": "mmfuse.net_benefit",
+    "explain": "mmfuse.explanations",
+    "faithfulness": "mmfuse.explanations",
     "load": "mmfuse.saving",
     "modality_report": "mmfuse.report",
 }
@@ -44,6 +48,7 @@ _SUBMODULES = (
     "costs",
     "datasets",
     "encoders",
+    "explanations",
     "heads",
     "metrics",
     "plotting",
@@ -56,6 +61,7 @@ __all__ = [
     "Blocks",
     "DecisionCurve",
     "Density",
+    "Explanation",
     "FineTuning",
     "FusionClassifier",
     "FusionRegressor",
@@ -66,6 +72,8 @@ __all__ = [
     "__version__",
     "ablate",
     "decision_curve",
+    "explain",
+    "faithfulness",
     "load",
     "modality_report",
 ]

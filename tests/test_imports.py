@@ -20,6 +20,7 @@ OPTIONAL = [
     "PIL",
     "ai_edge_litert",
     "astropy",
+    "captum",
     "cv2",
     "matplotlib",
     "open_clip",
