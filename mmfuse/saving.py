@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from mmfuse._codec import Decoder, Encoder
 from mmfuse._version import __version__
 from mmfuse.exceptions import SavedModelError
+from mmfuse.training_record import TrainingRecord
 
 if TYPE_CHECKING:
     from mmfuse.estimators import FusionClassifier, FusionRegressor
@@ -124,7 +125,16 @@ def _tensors(model: Any, parts: list | None, prefix: str = "") -> dict[str, Any]
             found |= _tensors(part, None, f"output-{t}.")
         return found
     tensors = {f"{prefix}head.{k}": v for k, v in model.head_.state_dict().items()}
-    return tensors | {f"{prefix}scaler.{k}": v for k, v in model.scaler_.state_dict().items()}
+    tensors |= {f"{prefix}scaler.{k}": v for k, v in model.scaler_.state_dict().items()}
+    return tensors | _record_tensors(model, prefix)
+
+
+def _record_tensors(model: Any, prefix: str) -> dict[str, Any]:
+    import torch
+
+    record = getattr(model, "training_record_", None)
+    arrays = {} if record is None else record.get_arrays()
+    return {f"{prefix}record.{k}": torch.from_numpy(v) for k, v in arrays.items()}
 
 
 def _learned(model: Any, encoder: Encoder) -> dict[str, Any]:
@@ -271,6 +281,9 @@ def _restore_modules(
     scaler.load_state_dict(_under("scaler.", tensors))
     for key, name in config["estimators"].items():
         module.set_estimator(key, decoder.read_estimator(name))
+    record = {k: v.numpy() for k, v in _under("record.", tensors).items()}
+    if record:
+        model.training_record_ = TrainingRecord(**record)
     model.head_ = module.eval().to(model.device_)
     model.scaler_ = scaler.eval().to(model.device_)
     if hasattr(model, "classes_"):

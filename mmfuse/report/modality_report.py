@@ -39,6 +39,7 @@ from mmfuse.report.tables import (
     subset_frame,
 )
 from mmfuse.report.text import report_text
+from mmfuse.training_record import check_held_out
 
 if TYPE_CHECKING:
     from mmfuse.plotting import ModalityReportDisplay
@@ -211,6 +212,7 @@ def modality_report(
     confidence: float = 0.95,
     random_state: int | np.random.RandomState | None = 0,
     max_modalities: int = 8,
+    overlap: str = "auto",
 ) -> ModalityReport:
     """Measure what each modality gives to a fitted model.
 
@@ -240,6 +242,9 @@ def modality_report(
         Source of the bootstrap draws.
     max_modalities : int, default=8
         Limit on the number of modalities, since M of them have 2**M subsets.
+    overlap : {"auto", "raise", "warn", "ignore"}, default="auto"
+        What to do about rows and ``groups`` that the model was fitted on: ``"auto"`` refuses such
+        groups and warns of identical rows.
 
     Returns
     -------
@@ -249,8 +254,11 @@ def modality_report(
     Warns
     -----
     ModalityNeglectWarning
-        For each modality whose removal does not measurably raise the loss, and when the model
-        is worse than its best single modality.
+        For each modality whose removal does not measurably raise the loss; when the model is worse
+        than its best single modality, or than its best subset of several; and when it is not
+        measurably better than always giving the class frequencies, or the mean, of these rows.
+    LeakageWarning
+        If the model was fitted on some of these very rows.
 
     Raises
     ------
@@ -285,6 +293,7 @@ def modality_report(
     y = check_rows(y, "y", len(blocks))
     weight = check_weight(sample_weight, len(blocks))
     codes = check_groups(groups, len(blocks), weight > 0)
+    check_held_out(model, blocks, groups, overlap=overlap, caller="modality_report")
     if not (weight > 0).all():
         rows = np.flatnonzero(weight > 0)
         blocks, y, weight = blocks[rows], y[rows], weight[rows]
