@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
     from mmfuse.ablation import Ablation, ablate
     from mmfuse.blocks import Blocks
     from mmfuse.compose import ModalityEncoder
+    from mmfuse.degrade import Degradation, degradation
     from mmfuse.density import Density
     from mmfuse.estimators import FusionClassifier, FusionRegressor
     from mmfuse.presence import Presence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
 _HOME = {
     "Ablation": "mmfuse.ablation",
     "Blocks": "mmfuse.blocks",
+    "Degradation": "mmfuse.degrade",
     "Density": "mmfuse.density",
     "FusionClassifier": "mmfuse.estimators",
     "FusionRegressor": "mmfuse.estimators",
@@ -32,14 +34,25 @@ _HOME = {
     "ModalityTable": "mmfuse.table",
     "Presence": "mmfuse.presence",
     "ablate": "mmfuse.ablation",
+    "degradation": "mmfuse.degrade",
     "load": "mmfuse.saving",
     "modality_report": "mmfuse.report",
 }
-_SUBMODULES = ("datasets", "encoders", "heads", "metrics", "plotting", "testing")
+_SUBMODULES = (
+    "corruptions",
+    "datasets",
+    "encoders",
+    "guards",
+    "heads",
+    "metrics",
+    "plotting",
+    "testing",
+)
 
 __all__ = [
     "Ablation",
     "Blocks",
+    "Degradation",
     "Density",
     "FusionClassifier",
     "FusionRegressor",
@@ -49,6 +62,7 @@ __all__ = [
     "Presence",
     "__version__",
     "ablate",
+    "degradation",
     "load",
     "modality_report",
 ]

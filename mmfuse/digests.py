@@ -70,7 +70,9 @@ def cell_digests(table: ModalityTable, name: str) -> np.ndarray:
 
 def group_digests(groups: np.ndarray) -> np.ndarray:
     """Digest of every label: (n,) int64; 7, 7.0 and "7" are one label, as files mix them up."""
-    labels, codes = np.unique(np.array([_label(g) for g in groups], dtype=object), return_inverse=True)
+    labels, codes = np.unique(
+        np.array([_label(g) for g in groups], dtype=object), return_inverse=True
+    )
     digests = [_digest(b"group\0" + label.encode()) for label in labels]
     return np.array(digests, dtype=np.int64)[codes]
 
@@ -105,7 +107,9 @@ def _cell(cell: Any, name: str, row: int) -> int:
     try:
         key = content_key(cell, text_cells=text)
     except ValueError as exc:
-        raise ValueError(f"{where} ({cell}): {exc}; mend the file or mark the cell FAILED.") from exc
+        raise ValueError(
+            f"{where} ({cell}): {exc}; mend the file or mark the cell FAILED."
+        ) from exc
     if key is None:
         raise ValueError(
             f"{where} holds an object of type {type(cell).__name__}, whose content cannot be "

@@ -36,10 +36,11 @@ def warn_inner_split(head: Any, groups: Any, owner: str) -> None:
         if switch == "n_iter_no_change" and "early_stopping" in own:
             continue
         if on:
+            off = "False" if switch == "early_stopping" else "None"
             warnings.warn(
-                f"{owner}: {type(estimator).__name__} stops early ({switch}={value!r}) on rows that "
-                "it draws without regard to groups, so that a group may stand on both sides; turn "
-                f"it off with {switch}={'False' if switch == 'early_stopping' else 'None'}.",
+                f"{owner}: {type(estimator).__name__} stops early ({switch}={value!r}) on rows "
+                "that it draws without regard to groups, so that a group may stand on both "
+                f"sides; turn it off with {switch}={off}.",
                 LeakageWarning,
                 stacklevel=4,
             )

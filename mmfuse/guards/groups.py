@@ -46,7 +46,9 @@ def check_disjoint(*groups: ArrayLike, names: tuple[str, ...] | None = None) -> 
 keep all rows of a group in one part, for example with GroupShuffleSplit.
     """
     if len(groups) < 2:
-        raise ValueError(f"check_disjoint needs the groups of two parts or more; got {len(groups)}.")
+        raise ValueError(
+            f"check_disjoint needs the groups of two parts or more; got {len(groups)}."
+        )
     if names is None:
         both = ("training", "test")
         names = both if len(groups) == 2 else tuple(f"part {i + 1}" for i in range(len(groups)))
@@ -81,9 +83,9 @@ def forget_training(model: Any) -> Any:
     --------
     >>> from mmfuse import FusionClassifier
     >>> from mmfuse.guards import forget_training
-    >>> from mmfuse.heads import LinearFusion
+    >>> from mmfuse.heads import EarlyFusion
     >>> X = {"a": [[0.0], [1.0], [2.0], [3.0]]}
-    >>> model = FusionClassifier(LinearFusion()).fit(X, [0, 0, 1, 1], groups=["p", "q", "r", "s"])
+    >>> model = FusionClassifier(EarlyFusion()).fit(X, [0, 0, 1, 1], groups=["p", "q", "r", "s"])
     >>> len(model.training_record_.groups)
     4
     >>> hasattr(forget_training(model), "training_record_")

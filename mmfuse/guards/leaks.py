@@ -149,8 +149,8 @@ def find_leaks(
       the mark of a network that was trained on these labels (the neural collapse of Papyan, Han and
       Donoho, PNAS 2020), and hardly ever of a sensor;
     - its skill is above 0.95 by the whole interval, and above that of every other by 0.3;
-    - one of its columns alone, in a small tree, has skill above 0.95 by the whole interval while the
-      modality has several columns: the target itself, or something computed from it;
+    - one of its several columns alone, in a small tree, has skill above 0.95 by the whole interval:
+      the target itself, or something computed from it;
     - whether it is present has skill above 0.5 by the whole interval.
 
     These are signs, and easy problems of honest sensors can show them; no sign is no proof of
@@ -339,9 +339,9 @@ def _reasons(rows: dict[str, dict]) -> dict[str, list[str]]:
         if row.get("gap_low", -1.0) > GAP:
             said.append(
                 f"knows the target in training and not in validation: skill {row['skill']:.2f} on "
-                f"held-out training rows and {row['validation_skill']:.2f} on validation, a loss of "
-                f"at least {row['gap_low']:.2f}; it has leaked the target or comes from elsewhere. "
-                "Compute its features without these labels, or leave it out."
+                f"held-out training rows and {row['validation_skill']:.2f} on validation, a loss "
+                f"of at least {row['gap_low']:.2f}; it has leaked the target or comes from "
+                "elsewhere. Compute its features without these labels, or leave it out."
             )
         if row["skill_low"] > CEILING and row["principal"] >= row["skill"] - _COLLAPSED:
             said.append(
