@@ -66,7 +66,7 @@ class DegradationDisplay:
         names = list(dict.fromkeys(wrong["modality"]))
         if axes is None:
             count = 1 + len(names)
-            columns = min(count, 3)
+            columns = 2 if count == 4 else min(count, 3)
             lines = -(-count // columns)
             size = (_WIDTH * columns, _HEIGHT * lines)
             figure, grid = pyplot.subplots(
@@ -122,8 +122,10 @@ class DegradationDisplay:
             colour, line, mark = _STYLES[k % len(_STYLES)]
             x = np.arange(len(rows) + 1)
             y = np.concatenate([[whole[loss]], rows[loss]])
-            low = np.concatenate([[whole[f"{loss}_low"]], rows[f"{loss}_low"]])
-            high = np.concatenate([[whole[f"{loss}_high"]], rows[f"{loss}_high"]])
+            low, high = (  # paired with the untouched rows, whose own doubt is on the left
+                whole[loss] + np.concatenate([[0.0], rows[f"{loss}_change_{end}"]])
+                for end in ("low", "high")
+            )
             ax.plot(
                 x, y, color=colour, linestyle=line, marker=mark, markersize=4, linewidth=1.2,
                 label=f"{_plain(label)}, to {rows['level'].iloc[-1]:g} {rows['unit'].iloc[0]}",
@@ -132,7 +134,10 @@ class DegradationDisplay:
         longest = int(part.groupby("corruption").size().max())
         ax.set_xticks(range(longest + 1), ["clean", *map(str, range(1, longest + 1))])
         ax.set_title(f"{_plain(name)} goes wrong", loc="left", fontsize=9.5)
-        ax.set_xlabel("step of the corruption", fontsize=_SMALL)
+        share = f"{self.degradation.confidence:.0%}"
+        ax.set_xlabel(
+            f"step of the corruption (shaded: {share} interval of the change)", fontsize=_SMALL
+        )
         ax.set_ylabel(self._label, fontsize=_SMALL)
         below = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.16)}
         ax.legend(frameon=False, fontsize=6.5, handlelength=4, **below)

@@ -268,9 +268,9 @@ def _validation(validation, groups, fitted, blocks, y, train_groups, task) -> tu
         return other, labels.astype(np.float64), groups
     place = pd.Index(np.unique(np.asarray(y))).get_indexer(pd.Index(labels))
     if (place < 0).any():
+        unknown = labels[place < 0].tolist()[0]
         raise ValueError(
-            f"find_leaks: the y of validation holds {labels[place < 0][0]!r}, which is no class of "
-            "training."
+            f"find_leaks: the y of validation holds {unknown!r}, which is no class of training."
         )
     return other, place, groups
 
