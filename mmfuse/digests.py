@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["block_digests", "cell_digests", "group_digests", "row_digests"]
 
 _NOTHING = np.int64(0)  # of a cell or row that holds nothing
+_ROWS = 8192  # at a time
 
 
 def block_digests(matrix: np.ndarray) -> np.ndarray:
@@ -37,9 +38,11 @@ def block_digests(matrix: np.ndarray) -> np.ndarray:
 
 def row_digests(blocks: Blocks) -> np.ndarray:
     """Digest of every row over all modalities: (n,) int64, 0 where nothing is present."""
-    parts = np.column_stack([block_digests(blocks[name]) for name in blocks.names])
-    parts[~blocks.present] = _NOTHING
-    return _join(parts)
+    out = np.empty(len(blocks), dtype=np.int64)
+    for start in range(0, len(blocks), _ROWS):  # what is not present is NaN in its block
+        part = slice(start, start + _ROWS)
+        out[part] = block_digests(np.hstack([blocks[name][part] for name in blocks.names]))
+    return out
 
 
 def cell_digests(table: ModalityTable, name: str) -> np.ndarray:
@@ -70,10 +73,8 @@ def cell_digests(table: ModalityTable, name: str) -> np.ndarray:
 
 def group_digests(groups: np.ndarray) -> np.ndarray:
     """Digest of every label: (n,) int64; 7, 7.0 and "7" are one label, as files mix them up."""
-    labels, codes = np.unique(
-        np.array([_label(g) for g in groups], dtype=object), return_inverse=True
-    )
-    digests = [_digest(b"group\0" + label.encode()) for label in labels]
+    codes, labels = pd.factorize(np.asarray(groups))
+    digests = [_digest(b"group\0" + _label(label).encode()) for label in labels]
     return np.array(digests, dtype=np.int64)[codes]
 
 
@@ -86,13 +87,6 @@ def _label(value: Any) -> str:
 def _digest(content: bytes) -> int:
     raw = hashlib.blake2b(content, digest_size=8).digest()
     return int.from_bytes(raw, "little", signed=True) or 1
-
-
-def _join(parts: np.ndarray) -> np.ndarray:
-    """One digest for each row of digests (n, M)."""
-    out = np.array([_digest(row.tobytes()) for row in parts], dtype=np.int64)
-    out[(parts == _NOTHING).all(axis=1)] = _NOTHING
-    return out
 
 
 def _cell(cell: Any, name: str, row: int) -> int:

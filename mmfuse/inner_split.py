@@ -9,6 +9,7 @@ from mmfuse.exceptions import LeakageWarning
 
 __all__ = ["warn_inner_split"]
 
+_AUTO_ABOVE = 10_000
 _SWITCHES = ("early_stopping", "n_iter_no_change")
 
 
@@ -33,6 +34,8 @@ def warn_inner_split(head: Any, groups: Any, owner: str) -> None:
         estimator = head.get_params(deep=True)[parent]
         own = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
         on = value is True if "early_stopping" in own else value is not None
+        if isinstance(value, str) and value == "auto":  # as scikit-learn decides
+            on = len(groups) > _AUTO_ABOVE
         if switch == "n_iter_no_change" and "early_stopping" in own:
             continue
         if on:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from data import data_folder
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier
 
 import mmfuse
 from mmfuse import Blocks, FusionClassifier, FusionRegressor, ModalityTable, modality_report
@@ -18,6 +18,7 @@ from mmfuse.digests import block_digests, group_digests
 from mmfuse.exceptions import LeakageError, LeakageWarning
 from mmfuse.guards import check_disjoint, find_duplicates, find_leaks, forget_training
 from mmfuse.heads import EarlyFusion
+from mmfuse.inner_split import warn_inner_split
 from mmfuse.splits import make_folds
 
 # -- groups ------------------------------------------------------------------------------------
@@ -107,6 +108,19 @@ def test_the_record_holds_digests_alone_and_serves_regressors_and_outputs():
     both = FusionClassifier(EarlyFusion(), cv=3).fit(X, np.stack([y, 1 - y], axis=1), groups=groups)
     assert (both.output(1).training_record_.groups == record.groups).all()
     assert not hasattr(forget_training(both).output(0), "training_record_")
+
+
+def test_what_stops_early_by_itself_depends_on_the_rows():
+    head = EarlyFusion(model=HistGradientBoostingClassifier())  # early_stopping="auto"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_inner_split(head, np.zeros(10_000), "Owner")
+        warn_inner_split(head, None, "Owner")
+    with pytest.warns(LeakageWarning, match="Owner: HistGradientBoostingClassifier stops early"):
+        warn_inner_split(head, np.zeros(10_001), "Owner")
+    head = EarlyFusion(model=GradientBoostingClassifier(n_iter_no_change=3))
+    with pytest.warns(LeakageWarning, match="turn it off with n_iter_no_change=None"):
+        warn_inner_split(head, np.zeros(9), "Owner")
 
 
 def test_early_stopping_on_rows_drawn_without_groups_is_warned_of():
