@@ -21,13 +21,16 @@ from mmfuse.encoders import _checks
 from mmfuse.encoders._columns import as_cells, check_column, merge_states
 from mmfuse.encoders._modules import shared_module
 from mmfuse.encoders._run import Encoded, encode_cells
+from mmfuse.encoders._tuned import TunedWeights, with_tuned
 
 if TYPE_CHECKING:
     from typing import Self
 
 __all__ = ["BaseEncoder", "Encoded"]
 
-_RUNTIME = frozenset({"batch_size", "device", "on_error", "cache", "n_jobs", "verbose"})
+_RUNTIME = frozenset(
+    {"batch_size", "device", "on_error", "cache", "n_jobs", "verbose", "trainable"}
+)
 
 
 class BaseEncoder(TransformerMixin, BaseEstimator):
@@ -56,6 +59,17 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
         Threads that read and decode samples.
     verbose : int, default=0
         Above 0, a progress bar is shown.
+    trainable : bool, "head" or "lora", default=False
+        Which weights `FusionClassifier` and `FusionRegressor` train: all of them (True), the last
+        block and what follows it ("head"), low-rank adapters ("lora"), or none. See
+        `mmfuse.FineTuning`. An encoder takes part where its constructor accepts the argument, its
+        `module` is differentiable and the module of `_build_module` may be copied; by itself it
+        learns nothing.
+
+    Attributes
+    ----------
+    tuned_ : TunedWeights
+        Weights of this encoder's own; only after fine-tuning.
     """
 
     modality: ClassVar[str] = ""
@@ -74,6 +88,12 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
     """Whether single features may be NaN (not measured); a vector of NaN alone is ABSENT."""
 
     n_features_out_: int
+    tuned_: TunedWeights
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "weights_hash" in vars(cls):
+            cls.weights_hash = with_tuned(cls.weights_hash)  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -84,6 +104,7 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
         cache: bool | str | Path = True,
         n_jobs: int = 2,
         verbose: int = 0,
+        trainable: bool | str = False,
     ) -> None:
         self.batch_size = batch_size
         self.device = device
@@ -91,6 +112,7 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
         self.cache = cache
         self.n_jobs = n_jobs
         self.verbose = verbose
+        self.trainable = trainable
 
     # What a subclass writes.
 
@@ -133,6 +155,7 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
         _checks.check_choice(self, "on_error", ("raise", "mark"))
         _checks.check_integer(self, "n_jobs", least=1)
         _checks.check_integer(self, "verbose", least=0)
+        _checks.check_choice(self, "trainable", (True, False, "head", "lora"))
         if not isinstance(self.device, str):
             raise TypeError(
                 f"{type(self).__name__}: device must be a string such as 'auto', 'cpu' or 'cuda', "
@@ -241,9 +264,15 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
         """Return the torch module in evaluation mode on the encoder's device.
 
         It is loaded when first asked for and shared by all encoders of the same configuration
-        in this process: copy it before changing it.
+        in this process: copy it before changing it. After fine-tuning it is the encoder's own.
         """
         device = resolve_device(self.device)
+        tuned = vars(self).get("tuned_")
+        if tuned is not None:
+            return tuned.module(device, lambda: self._pretrained(device))
+        return self._pretrained(device)
+
+    def _pretrained(self, device: str) -> nn.Module:
         key = (json.dumps(self._module_identity(), sort_keys=True), device)
         return shared_module(key, lambda: self._build_module().eval().to(device))
 

@@ -73,7 +73,7 @@ class ImageEncoder(BaseEncoder):
         By default the backbone's own. Of regions it cuts only with ``region_fit="crop"``.
     random_state : int, default=0
         Seed of random weights; used when `weights` is None only.
-    batch_size, device, on_error, cache, n_jobs, verbose
+    batch_size, device, on_error, cache, n_jobs, verbose, trainable
         See `BaseEncoder`.
 
     Attributes
@@ -147,6 +147,7 @@ class ImageEncoder(BaseEncoder):
         cache: bool | str | Path = True,
         n_jobs: int = 2,
         verbose: int = 0,
+        trainable: bool | str = False,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -155,6 +156,7 @@ class ImageEncoder(BaseEncoder):
             cache=cache,
             n_jobs=n_jobs,
             verbose=verbose,
+            trainable=trainable,
         )
         self.backbone = backbone
         self.weights = weights

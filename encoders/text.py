@@ -75,7 +75,7 @@ class SentenceEncoder(BaseEncoder):
     dtype : {"float32", "bfloat16", "float16", "auto"}, default="float32"
         Type of the weights while encoding; "auto" as they were saved. In less than float32 a
         vector depends on its batch, in the third digit or so.
-    batch_size, device, on_error, cache, n_jobs, verbose
+    batch_size, device, on_error, cache, n_jobs, verbose, trainable
         See `BaseEncoder`.
 
     Attributes
@@ -134,6 +134,7 @@ class SentenceEncoder(BaseEncoder):
         cache: bool | str | Path = True,
         n_jobs: int = 2,
         verbose: int = 0,
+        trainable: bool | str = False,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -142,6 +143,7 @@ class SentenceEncoder(BaseEncoder):
             cache=cache,
             n_jobs=n_jobs,
             verbose=verbose,
+            trainable=trainable,
         )
         self.model = model
         self.normalize = normalize

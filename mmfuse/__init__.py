@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
     from mmfuse.degrade import Degradation, degradation
     from mmfuse.density import Density
     from mmfuse.estimators import FusionClassifier, FusionRegressor
+    from mmfuse.finetune import FineTuning
+    from mmfuse.net_benefit import DecisionCurve, decision_curve
     from mmfuse.presence import Presence
     from mmfuse.report import ModalityReport, modality_report
     from mmfuse.saving import load
@@ -26,7 +28,9 @@ _HOME = {
     "Ablation": "mmfuse.ablation",
     "Blocks": "mmfuse.blocks",
     "Degradation": "mmfuse.degrade",
+    "DecisionCurve": "mmfuse.net_benefit",
     "Density": "mmfuse.density",
+    "FineTuning": "mmfuse.finetune",
     "FusionClassifier": "mmfuse.estimators",
     "FusionRegressor": "mmfuse.estimators",
     "ModalityEncoder": "mmfuse.compose",
@@ -34,26 +38,31 @@ _HOME = {
     "ModalityTable": "mmfuse.table",
     "Presence": "mmfuse.presence",
     "ablate": "mmfuse.ablation",
+    "decision_curve": "mmfuse.net_benefit",
     "degradation": "mmfuse.degrade",
     "load": "mmfuse.saving",
     "modality_report": "mmfuse.report",
 }
 _SUBMODULES = (
     "corruptions",
+    "costs",
     "datasets",
     "encoders",
     "guards",
     "heads",
     "metrics",
     "plotting",
+    "severity",
     "testing",
 )
 
 __all__ = [
     "Ablation",
     "Blocks",
+    "DecisionCurve",
     "Degradation",
     "Density",
+    "FineTuning",
     "FusionClassifier",
     "FusionRegressor",
     "ModalityEncoder",
@@ -62,6 +71,7 @@ __all__ = [
     "Presence",
     "__version__",
     "ablate",
+    "decision_curve",
     "degradation",
     "load",
     "modality_report",

@@ -40,12 +40,13 @@ Each was found in a fitted estimator of scikit-learn; any other is refused at sa
 
 
 def known_parts() -> dict[str, type]:
-    """Heads and encoders that a saved model may name."""
+    """Heads, encoders and parameter objects that a saved model may name."""
     from mmfuse import encoders, heads
     from mmfuse.encoders import BaseEncoder
+    from mmfuse.finetune import FineTuning
     from mmfuse.heads import BaseHead
 
-    classes = {}
+    classes: dict[str, type] = {"FineTuning": FineTuning}
     for module in (encoders, heads):
         for name in module.__all__:
             item = getattr(module, name)

@@ -31,6 +31,7 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
     """What the classifier and the regressor share: the door, the head, saving."""
 
     _task: str
+    finetune: Any
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -117,8 +118,9 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
 
         seed = spawn_seed(self.random_state)
         by_class = stratify and self._task == "classification"
-        folds = make_folds(self.cv, target, groups, classification=by_class, seed=seed)
-        blocks = self._encode_training(table)
+        blocks, folds, tuning = self._blocks_and_folds(
+            table, target, weight, groups, objective, by_class, seed
+        )
         head = AutoFusion() if isinstance(self.head, str) and self.head == "auto" else self.head
         if not isinstance(head, BaseHead):
             raise ValueError(
@@ -156,10 +158,57 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         self.fusion_head_ = clone(head) if result.head is None else result.head
         self.head_ = result.module
         self.history_ = {"head": type(head).__name__, **result.history}
+        if tuning:
+            self.history_["finetune"] = tuning
         if result.oof_scores is None:
             return None
         gone = None if data.masked is None else data.masked.cpu().numpy()
         return HeldOut(result.oof_scores, blocks.present, result.oof_masked, gone)
+
+    def _blocks_and_folds(
+        self,
+        table: Any,
+        target: np.ndarray,
+        weight: np.ndarray,
+        groups: np.ndarray | None,
+        objective: Any,
+        by_class: bool,
+        seed: int,
+    ) -> tuple[Blocks, list, dict[str, Any] | None]:
+        """Blocks of the training rows, folds, and what fine-tuning says of itself.
+
+        Where an encoder was trained, the folds test none of the rows that it learned from.
+        """
+        tuned = vars(self).pop("_tuned", None)  # of several outputs, which share the encoders
+        own = tuned is None and self._tunes()
+        if own:
+            from mmfuse.finetune.joint import Target
+
+            tuned = self._tune(table, [Target(target, weight, objective)], groups, by_class)
+        if tuned is None:
+            folds = make_folds(self.cv, target, groups, classification=by_class, seed=seed)
+            return self._encode_training(table), folds, None
+        from mmfuse.finetune.split import honest_folds
+
+        held = tuned.rows.held
+        folds = honest_folds(self.cv, target, groups, held, classification=by_class, seed=seed)
+        blocks = tuned.blocks if own else self._encode_training(table)
+        return blocks, folds, tuned.report
+
+    def _tunes(self) -> bool:
+        """Whether an encoder is to be trained."""
+        trainable = any(getattr(e, "trainable", False) for e in (self.encoders or {}).values())
+        if self.finetune is not None and not trainable:
+            raise ValueError(
+                f"{type(self).__name__}: finetune is given, and no encoder is trainable; set "
+                "trainable=True, 'head' or 'lora' on one of the encoders, or finetune=None."
+            )
+        return trainable
+
+    def _tune(self, table: Any, targets: list, groups: np.ndarray | None, by_class: bool) -> Any:
+        from mmfuse.finetune.run import tune
+
+        return tune(self, table, targets, groups, by_class=by_class)
 
     @property
     def head_report_(self) -> Any:

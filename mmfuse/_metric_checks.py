@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-__all__ = ["check_proba", "check_row_weight", "class_codes", "codes_of"]
+__all__ = ["check_proba", "check_row_weight", "check_scored", "class_codes", "codes_of"]
 
 _SUM_TOLERANCE = 1e-3
 
@@ -30,6 +30,19 @@ def check_proba(proba: ArrayLike, caller: str) -> tuple[np.ndarray, float]:
             f"{np.round(values[row], 4).tolist()}. Pass probabilities, not scores."
         )
     return values, float(np.finfo(kind).eps)
+
+
+def check_scored(
+    y_true: ArrayLike,
+    proba: ArrayLike,
+    classes: ArrayLike,
+    sample_weight: ArrayLike | None,
+    caller: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities (n, K), the place of every true class (n,), and weights (n,)."""
+    values, _ = check_proba(proba, caller)
+    codes = codes_of(y_true, classes, values.shape, caller)
+    return values, codes, check_row_weight(sample_weight, len(values), caller)
 
 
 def codes_of(

@@ -62,6 +62,12 @@ class ModalityEncoder(EncoderParamsMixin, TransformerMixin, BaseEstimator):
     def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Blocks:
         """Fit every encoder and return the blocks of X."""
         table = self._table(X)
+        for name, encoder in self.encoders.items():
+            if getattr(encoder, "trainable", False):
+                raise ValueError(
+                    f"ModalityEncoder: {name!r} is trainable, and encoders are trained with a head "
+                    "only: give it to FusionClassifier or FusionRegressor, or set trainable=False."
+                )
         self.encoders_ = fit_encoders(table, self.encoders, self.verbose)
         blocks = encode_table(table, self.encoders_, None)
         self.block_dims_ = blocks.dims

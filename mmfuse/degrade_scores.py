@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from mmfuse.blocks import Blocks
-from mmfuse.report.bootstrap import bootstrap_means, percentile_interval
 from mmfuse.report.subsets import ClassificationTask, Task
+from mmfuse.resampling import bootstrap_means, percentile_interval
 
 __all__ = ["Prediction", "Scorer"]
 

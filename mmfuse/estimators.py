@@ -45,6 +45,8 @@ class FusionClassifier(EvidenceMixin, ClassifierMixin, FusionEstimator):
         How modalities are fused; "auto" means ``AutoFusion()``, which tries several.
     encoders : dict of str to encoder, default=None
         Encoder of each raw modality. A modality without one must be numeric vectors.
+    finetune : FineTuning, default=None
+        How encoders with ``trainable`` are trained; None means ``FineTuning()``.
     modalities : dict, default=None
         Which columns make a modality: for a DataFrame a column name or a list of names, for a plain
         matrix a slice or a list of column numbers. Without it a plain matrix is one modality, "x".
@@ -122,6 +124,7 @@ class FusionClassifier(EvidenceMixin, ClassifierMixin, FusionEstimator):
         head: Any = "auto",
         *,
         encoders: Mapping[str, Any] | None = None,
+        finetune: Any = None,
         modalities: Mapping[str, Any] | None = None,
         target: Any = "nominal",
         calibration: str | None = "auto",
@@ -133,6 +136,7 @@ class FusionClassifier(EvidenceMixin, ClassifierMixin, FusionEstimator):
     ) -> None:
         self.head = head
         self.encoders = encoders
+        self.finetune = finetune
         self.modalities = modalities
         self.target = target
         self.calibration = calibration

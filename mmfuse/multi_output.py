@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.sparse import issparse
 from sklearn.utils.validation import check_is_fitted
 
-from mmfuse.targets import check_target_kind, check_weight
+from mmfuse.targets import check_class_target, check_groups, check_target_kind, check_weight
 
 if TYPE_CHECKING:
     from mmfuse.estimators import FusionClassifier
@@ -76,16 +76,41 @@ def fit_outputs(
     cv = model.cv
     if not isinstance(cv, (int, np.integer, str)) and not hasattr(cv, "split"):
         cv = list(cv)  # a generator of splits serves every output
-    blocks = model._encode_training(table)
+    tuned = None
+    if model._tunes():
+        targets = _targets(columns, kinds, weights, sample_weight, owner)
+        tuned = model._tune(table, targets, check_groups(groups, len(table)), by_class=False)
+    blocks = model._encode_training(table) if tuned is None else tuned.blocks
     parts = []
     for column, name, kind, weight in zip(columns, names, kinds, weights, strict=True):
         part = make_output(model, kind, weight).set_params(cv=cv)
+        if tuned is not None:
+            part._tuned = tuned
         try:
             part.fit(blocks, column, sample_weight, groups)
         except ValueError as exc:
             raise ValueError(f"{owner}, output {name!r} of y: {exc}") from exc
         parts.append(part)
     return gather_outputs(model, parts, names)
+
+
+def _targets(
+    columns: list, kinds: list, class_weights: list, sample_weight: Any, owner: str
+) -> list:
+    """Every column as encoders learn it."""
+    from mmfuse.finetune.joint import Target
+    from mmfuse.objectives import Cumulative, Multinomial
+
+    targets = []
+    for column, kind, class_weight in zip(columns, kinds, class_weights, strict=True):
+        ordinal, n_rows = kind == "ordinal", len(column)
+        classes, index = check_class_target(column, n_rows, owner, ordinal=ordinal)
+        weight = check_weight(
+            sample_weight, n_rows, class_weight=class_weight, classes=classes, index=index
+        )
+        objective = (Cumulative if ordinal else Multinomial)(len(classes))
+        targets.append(Target(index, weight, objective))
+    return targets
 
 
 def make_output(model: FusionClassifier, target: str, class_weight: Any) -> FusionClassifier:

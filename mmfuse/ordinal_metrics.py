@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mmfuse._metric_checks import check_proba, check_row_weight, codes_of
+from mmfuse._metric_checks import check_row_weight, check_scored, codes_of
 
 __all__ = ["quadratic_kappa", "ranked_probability_score"]
 
@@ -25,27 +25,17 @@ def ranked_probability_score(
 
     Parameters
     ----------
-    y_true : array-like of shape (n_samples,)
-        True classes.
-    proba : array-like of shape (n_samples, n_classes)
-        Probabilities; column k belongs to ``classes[k]``.
+    y_true, proba, sample_weight
+        As in `mmfuse.metrics.log_loss`, which raises the same errors.
     classes : array-like of shape (n_classes,)
         The classes from the lowest to the highest, as in ``classes_`` of a model with
         ``target="ordinal"``.
-    sample_weight : array-like of shape (n_samples,), default=None
-        Weight of each row.
 
     Returns
     -------
     float
         Mean over rows of the sum over the K - 1 thresholds, which lies between 0 and K - 1; some
         authors divide it by K - 1.
-
-    Raises
-    ------
-    ValueError
-        If ``proba`` does not hold probabilities, lengths differ, or ``y_true`` has a class that
-        is not in ``classes``.
 
     References
     ----------
@@ -61,11 +51,10 @@ def ranked_probability_score(
     2.0
     """
     caller = "ranked_probability_score"
-    values, _ = check_proba(proba, caller)
-    codes = codes_of(y_true, classes, values.shape, caller)
+    values, codes, weight = check_scored(y_true, proba, classes, sample_weight, caller)
     truth = codes[:, None] <= np.arange(values.shape[1] - 1)
     rows = np.square(values.cumsum(axis=1)[:, :-1] - truth).sum(axis=1)
-    return float(np.average(rows, weights=check_row_weight(sample_weight, len(rows), caller)))
+    return float(np.average(rows, weights=weight))
 
 
 def quadratic_kappa(

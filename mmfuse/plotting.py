@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mmfuse._require import require
+from mmfuse.decision_display import DecisionCurveDisplay
 from mmfuse.metrics import expected_calibration_error, reliability_curve
 from mmfuse.report.panels import DARK, GREY, bare, draw_removal, draw_shares, draw_subsets
 from mmfuse.report.text import shown_subsets
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from mmfuse.report import ModalityReport
 
-__all__ = ["ModalityReportDisplay", "ReliabilityDisplay"]
+__all__ = ["DecisionCurveDisplay", "ModalityReportDisplay", "ReliabilityDisplay"]
 
 _PART_WIDTH = 5.2  # inches
 _ROW_HEIGHT = 0.24

@@ -31,6 +31,8 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         How modalities are fused; "auto" means ``AutoFusion()``, which tries several.
     encoders : dict of str to encoder, default=None
         Encoder of each raw modality. A modality without one must be numeric vectors.
+    finetune : FineTuning, default=None
+        As in `FusionClassifier`.
     modalities : dict, default=None
         As in `FusionClassifier`.
     output : {"point", "binned", "quantiles", "mixture"}, default="point"
@@ -166,6 +168,7 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
         head: Any = "auto",
         *,
         encoders: Mapping[str, Any] | None = None,
+        finetune: Any = None,
         modalities: Mapping[str, Any] | None = None,
         output: str = "point",
         loss: str = "squared",
@@ -182,6 +185,7 @@ class FusionRegressor(RegressorMixin, FusionEstimator):
     ) -> None:
         self.head = head
         self.encoders = encoders
+        self.finetune = finetune
         self.modalities = modalities
         self.output = output
         self.loss = loss

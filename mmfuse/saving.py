@@ -171,11 +171,17 @@ def _plain(value: Any) -> Any:
 
 
 def _describe(encoder: Encoder, name: str, fitted: Any) -> dict:
-    return {
+    entry = {
         "encoder": encoder.encode(fitted, f"encoders_[{name!r}]"),
         "state": encoder.encode(fitted.get_state(), f"encoders_[{name!r}] state"),
         "weights_hash": fitted.weights_hash(),
     }
+    tuned = vars(fitted).get("tuned_")
+    if tuned is not None:
+        file = f"encoder-{len(list(encoder.folder.glob('encoder-*')))}.safetensors"
+        tuned.write(encoder.folder / file)
+        entry["tuned"] = {"file": file, "report": encoder.encode(tuned.report, "tuned_")}
+    return entry
 
 
 def _calibrator_state(model: Any) -> dict | None:
@@ -206,6 +212,7 @@ def load(folder: str | Path, *, device: str = "auto") -> FusionClassifier | Fusi
     -----
     Pretrained weights of encoders are not in the folder. Their hash is, and an encoder whose
     weights on this machine differ from those it was fitted with is refused when it is first used.
+    Of an encoder that was fine-tuned the folder has the tensors that changed.
     """
     from safetensors.torch import load_file
 
@@ -263,6 +270,11 @@ def _restore_encoder(decoder: Decoder, entry: dict) -> Any:
     encoder = decoder.decode(entry["encoder"])
     encoder.set_state(decoder.decode(entry["state"]))
     encoder.expected_weights_hash_ = entry["weights_hash"]
+    if "tuned" in entry:
+        from mmfuse.encoders._tuned import TunedWeights
+
+        file = decoder.folder / Path(entry["tuned"]["file"]).name
+        encoder.tuned_ = TunedWeights.read(file, decoder.decode(entry["tuned"]["report"]))
     return encoder
 
 

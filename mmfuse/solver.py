@@ -251,7 +251,7 @@ class LinearProblems:
         theta = self._zero(len(strength))
         if not self.by_score:
             return theta
-        rows = self._sample_rows(max(4 * _SAMPLE, min(len(weight) // 4, 16 * _SAMPLE)))
+        rows = self._sample_rows(max(2 * _SAMPLE, min(len(weight) // 4, 16 * _SAMPLE)))
         part = LinearProblems(
             [column.take(rows) for column in self.columns],
             self.present[rows],

@@ -25,7 +25,7 @@ from mmfuse.guards._single import (
 )
 from mmfuse.guards.groups import check_disjoint
 from mmfuse.presence import Presence
-from mmfuse.report.bootstrap import percentile_interval
+from mmfuse.resampling import percentile_interval
 from mmfuse.splits import folds_within, make_folds
 from mmfuse.targets import check_class_target, check_groups, check_value_target
 

@@ -20,7 +20,6 @@ from mmfuse._random import spawn_seed
 from mmfuse.blocks import Blocks
 from mmfuse.exceptions import ModalityNeglectWarning
 from mmfuse.presence import Presence
-from mmfuse.report.bootstrap import percentile_interval
 from mmfuse.report.checks import (
     as_task,
     check_groups,
@@ -41,6 +40,7 @@ from mmfuse.report.tables import (
     subset_frame,
 )
 from mmfuse.report.text import report_text
+from mmfuse.resampling import percentile_interval
 from mmfuse.training_record import check_held_out
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import pandas as pd
 
 from mmfuse.blocks import Blocks
 from mmfuse.presence import Presence
-from mmfuse.report.bootstrap import bootstrap_means, percentile_interval
 from mmfuse.report.shapley import shapley_values
 from mmfuse.report.subsets import SubsetScores, Task
 from mmfuse.report.text import EMPTY_SUBSET, figure, interval, metric_name, percent
+from mmfuse.resampling import bootstrap_means, percentile_interval
 
 __all__ = [
     "baseline_note",
