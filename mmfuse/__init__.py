@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
     from mmfuse.ablation import Ablation, ablate
     from mmfuse.blocks import Blocks
     from mmfuse.compose import ModalityEncoder
+    from mmfuse.degrade import Degradation, degradation
     from mmfuse.density import Density
     from mmfuse.estimators import FusionClassifier, FusionRegressor
     from mmfuse.explanations import Explanation, explain, faithfulness
@@ -28,6 +29,7 @@ _HOME = {
     "Ablation": "mmfuse.ablation",
     "Blocks": "mmfuse.blocks",
     "DecisionCurve": "mmfuse.net_benefit",
+    "Degradation": "mmfuse.degrade",
     "Density": "mmfuse.density",
     "Explanation": "mmfuse.explanations",
     "FineTuning": "mmfuse.finetune",
@@ -39,16 +41,19 @@ _HOME = {
     "Presence": "mmfuse.presence",
     "ablate": "mmfuse.ablation",
     "decision_curve": "mmfuse.net_benefit",
+    "degradation": "mmfuse.degrade",
     "explain": "mmfuse.explanations",
     "faithfulness": "mmfuse.explanations",
     "load": "mmfuse.saving",
     "modality_report": "mmfuse.report",
 }
 _SUBMODULES = (
+    "corruptions",
     "costs",
     "datasets",
     "encoders",
     "explanations",
+    "guards",
     "heads",
     "metrics",
     "plotting",
@@ -60,6 +65,7 @@ __all__ = [
     "Ablation",
     "Blocks",
     "DecisionCurve",
+    "Degradation",
     "Density",
     "Explanation",
     "FineTuning",
@@ -72,6 +78,7 @@ __all__ = [
     "__version__",
     "ablate",
     "decision_curve",
+    "degradation",
     "explain",
     "faithfulness",
     "load",

@@ -16,8 +16,10 @@ from mmfuse._params import EncoderParamsMixin
 from mmfuse._random import spawn_seed
 from mmfuse.blocks import Blocks
 from mmfuse.door import as_table, encode_table, fit_encoders, matrix_blocks
+from mmfuse.inner_split import warn_inner_split
 from mmfuse.pattern_calibration import HeldOut
 from mmfuse.splits import make_folds
+from mmfuse.training_record import record_training
 
 __all__ = ["FusionEstimator"]
 
@@ -125,6 +127,8 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
                 f"got {head!r}."
             )
         head.check_parameters(blocks.dims, objective)
+        warn_inner_split(head, groups, type(self).__name__)
+        self.training_record_ = record_training(blocks, groups)
         self.device_ = resolve_device(self.device)
         self.block_dims_, self.modalities_ = blocks.dims, blocks.names
         tensors = self._tensors(blocks)

@@ -97,6 +97,9 @@ class FusionClassifier(
         What fitting chose and saw.
     n_features_in_ : int
         Columns of X: modalities of a table, features of a plain matrix.
+    training_record_ : TrainingRecord
+        Digests of the training rows and groups, by which reports notice an evaluation on them;
+        `mmfuse.guards.forget_training` takes it out.
     outputs_ : list of FusionClassifier
         Where y has several columns only: the fitted model of each, as `output` gives it.
     output_names_ : list

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = [
     "EncodingError",
+    "LeakageError",
+    "LeakageWarning",
     "ModalityNeglectWarning",
     "SampleError",
     "SavedModelError",
@@ -34,3 +36,11 @@ class UnsupportedObjectiveError(ValueError):
 
 class ModalityNeglectWarning(UserWarning):
     """A fitted model does not use one of its modalities."""
+
+
+class LeakageError(ValueError):
+    """Groups that a model learned from are on the other side too; names them."""
+
+
+class LeakageWarning(UserWarning):
+    """A score is likely to be too good: rows, groups or the target have leaked."""

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from mmfuse._codec import Decoder, Encoder
 from mmfuse._version import __version__
 from mmfuse.exceptions import SavedModelError
+from mmfuse.training_record import TrainingRecord
 
 if TYPE_CHECKING:
     from mmfuse.estimators import FusionClassifier, FusionRegressor
@@ -125,16 +126,21 @@ def _tensors(model: Any, parts: list | None, prefix: str = "") -> dict[str, Any]
         return found
     tensors = {f"{prefix}head.{k}": v for k, v in model.head_.state_dict().items()}
     tensors |= {f"{prefix}scaler.{k}": v for k, v in model.scaler_.state_dict().items()}
-    return tensors | _conformal_tensors(model, prefix)
+    tensors |= _arrays(model, "conformal", f"{prefix}conformal.")
+    return tensors | _arrays(model, "record", f"{prefix}record.")
 
 
-def _conformal_tensors(model: Any, prefix: str) -> dict[str, Any]:
+def _arrays(model: Any, what: str, prefix: str) -> dict[str, Any]:
+    """Arrays of held-out scores, or of hashes of the training rows."""
     import torch
 
-    store = getattr(model, "conformal_", None)
-    if store is None:
-        return {}
-    return {f"{prefix}conformal.{k}": torch.from_numpy(v) for k, v in store.arrays().items()}
+    if what == "conformal":
+        store = getattr(model, "conformal_", None)
+        arrays = {} if store is None else store.arrays()
+    else:
+        record = getattr(model, "training_record_", None)
+        arrays = {} if record is None else record.get_arrays()
+    return {f"{prefix}{k}": torch.from_numpy(v) for k, v in arrays.items()}
 
 
 def _learned(model: Any, encoder: Encoder) -> dict[str, Any]:
@@ -300,6 +306,9 @@ def _restore_modules(
     scaler.load_state_dict(_under("scaler.", tensors))
     for key, name in config["estimators"].items():
         module.set_estimator(key, decoder.read_estimator(name))
+    record = {k: v.numpy() for k, v in _under("record.", tensors).items()}
+    if record:
+        model.training_record_ = TrainingRecord(**record)
     model.head_ = module.eval().to(model.device_)
     model.scaler_ = scaler.eval().to(model.device_)
     if hasattr(model, "classes_"):

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
+from mmfuse.exceptions import LeakageError
+
 __all__ = ["folds_within", "make_folds"]
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
@@ -44,7 +46,9 @@ def make_folds(
     Raises
     ------
     ValueError
-        If ``cv`` is an integer below 2, or a given split shares groups between its sides.
+        If ``cv`` is an integer below 2.
+    LeakageError
+        If a given split shares groups between its sides.
     """
     if isinstance(cv, (int, np.integer)) and not isinstance(cv, bool):
         if cv < 2:
@@ -128,7 +132,7 @@ def _check_disjoint(folds: Folds, groups: np.ndarray | None) -> None:
     for number, (train, test) in enumerate(folds):
         shared = np.intersect1d(groups[train], groups[test])
         if len(shared):
-            raise ValueError(
+            raise LeakageError(
                 f"cv split {number} puts groups {shared[:5].tolist()} on both sides; "
                 "use a group splitter such as GroupKFold, or leave cv an integer."
             )

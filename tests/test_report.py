@@ -189,7 +189,8 @@ def test_a_modality_that_the_model_ignores_is_named():
     model.scale = {"noise": 0.0}
     expected = re.escape(
         "modality 'noise' contributes nothing: removing it changes log loss by 0.000 [0.000, "
-        "0.000] (95% interval; present in 400 of 400 rows)."
+        "0.000] (95% interval; present in 400 of 400 rows); predictions stay as they are without "
+        "it, so the model ignores it."
     )
     with pytest.warns(ModalityNeglectWarning, match=f"^{expected}$") as caught:
         report = modality_report(model, blocks, y)

@@ -47,6 +47,13 @@ class Task(Enum):
     regression = "regression"
 
 
+class Overlap(Enum):
+    auto = "auto"
+    stop = "raise"
+    warn = "warn"
+    ignore = "ignore"
+
+
 class OnError(Enum):
     stop = "stop"
     skip = "skip"
@@ -167,6 +174,13 @@ def report(
     out: Annotated[Path | None, typer.Option(help="File to write: .html, .json or .txt.")] = None,
     modality: ModalityOption = None,
     on_error: OnErrorOption = OnError.stop,
+    overlap: Annotated[
+        Overlap,
+        typer.Option(
+            help="What to do about groups and rows the model was fitted on: auto refuses groups "
+            "and warns of rows."
+        ),
+    ] = Overlap.auto,
 ) -> None:
     """Score a model on every subset of its modalities."""
     from mmfuse.cli import manifest as reading
@@ -179,7 +193,7 @@ def report(
     groups = group and reading.read_target(frame, group, manifest, option="--group", words=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ModalityNeglectWarning)  # the text below says it
-        found = modality_report(fitted, X, y, groups=groups)
+        found = modality_report(fitted, X, y, groups=groups, overlap=overlap.value)
     typer.echo(found.to_text())
     if out is not None:
         found.save(out)

@@ -18,6 +18,7 @@ from mmfuse.report.text import (
     shown_subsets,
     subset_label,
     summary_line,
+    with_baseline,
 )
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _subset_table(report: ModalityReport, rows: list[int]) -> str:
     for column in frame.columns[2:]:
         table[metric_name(column)] = [figure(value) for value in frame[column]]
     table.index = pd.Index([subset_label(report, row) for row in rows])
-    return _table(table, bold=len(rows) - 1)
+    return _table(with_baseline(report, table), bold=len(rows))
 
 
 def _removal_table(report: ModalityReport) -> pd.DataFrame:

@@ -27,18 +27,21 @@ from mmfuse.report.checks import (
     check_rows,
     check_weight,
 )
-from mmfuse.report.subsets import ClassificationTask, SubsetScores, Task, score_subsets
+from mmfuse.report.subsets import BASELINE, ClassificationTask, SubsetScores, Task, score_subsets
 from mmfuse.report.tables import (
+    baseline_note,
     cell_states,
     draw_scores,
     fusion_note,
     modality_frame,
     neglect_note,
+    part_note,
     rounding,
     subset_frame,
 )
 from mmfuse.report.text import report_text
 from mmfuse.resampling import percentile_interval
+from mmfuse.training_record import check_held_out
 
 if TYPE_CHECKING:
     from mmfuse.plotting import ModalityReportDisplay
@@ -70,6 +73,8 @@ class ModalityReport:
         removed from the full set, with ``_low`` and ``_high`` ends of the bootstrap interval;
         ``shapley_<loss>`` (share of the reduction of the loss below that of the prior),
         ``shapley_<loss>_percent`` (NaN if there is no reduction) and ``shapley_<score>``;
+        ``prediction_change``, how far predictions move when it is removed, in rows that have it:
+        probability that moves to other classes, or standard deviations of the target;
         ``contributes``, False where the interval of ``<loss>_change`` is not above zero; less
         than a millionth of the loss of the prior counts as zero.
     reliability : DataFrame or None
@@ -82,6 +87,16 @@ class ModalityReport:
         Loss of the full set less that of ``best_single``, and its interval: (value, low, high).
     fusion_worse : bool
         True when that interval lies above zero.
+    best_part : tuple of str
+        The subset with the lowest loss among those that lack a modality.
+    part_change : tuple of float
+        As ``fusion_change``, against ``best_part``; its interval is widened for the choice among
+        all parts (Bonferroni).
+    baseline : dict
+        ``name``, ``<score>``, ``<loss>`` and ``ece`` or ``mae`` of a prediction that looks at
+        nothing and knows the class frequencies, or the mean, of these very rows; of classes its
+        accuracy is that of the most common one. ``<loss>_change`` is the loss of the full set less
+        its own, with ``_low`` and ``_high``.
     n_rows : int
         Rows that were scored; rows of weight zero are left out.
     n_groups : int or None
@@ -101,6 +116,9 @@ class ModalityReport:
     best_single: str
     fusion_change: tuple[float, float, float]
     fusion_worse: bool
+    best_part: tuple[str, ...]
+    part_change: tuple[float, float, float]
+    baseline: dict[str, Any]
     n_rows: int
     n_groups: int | None
     n_bootstrap: int
@@ -136,6 +154,9 @@ class ModalityReport:
         content["best_single"] = self.best_single
         content["fusion_change"] = list(self.fusion_change)
         content["fusion_worse"] = self.fusion_worse
+        content["best_part"] = list(self.best_part)
+        content["part_change"] = list(self.part_change)
+        content["baseline"] = self.baseline
         content["subsets"] = subsets.to_dict("records")
         content["modalities"] = modalities.to_dict("records")
         if self.reliability is not None:
@@ -211,6 +232,7 @@ def modality_report(
     confidence: float = 0.95,
     random_state: int | np.random.RandomState | None = 0,
     max_modalities: int = 8,
+    overlap: str = "auto",
 ) -> ModalityReport:
     """Measure what each modality gives to a fitted model.
 
@@ -240,6 +262,9 @@ def modality_report(
         Source of the bootstrap draws.
     max_modalities : int, default=8
         Limit on the number of modalities, since M of them have 2**M subsets.
+    overlap : {"auto", "raise", "warn", "ignore"}, default="auto"
+        What to do about rows and ``groups`` that the model was fitted on: ``"auto"`` refuses such
+        groups and warns of identical rows.
 
     Returns
     -------
@@ -249,8 +274,11 @@ def modality_report(
     Warns
     -----
     ModalityNeglectWarning
-        For each modality whose removal does not measurably raise the loss, and when the model
-        is worse than its best single modality.
+        For each modality whose removal does not measurably raise the loss; when the model is worse
+        than its best single modality, or than its best subset of several; and when it is not
+        measurably better than always giving the class frequencies, or the mean, of these rows.
+    LeakageWarning
+        If the model was fitted on some of these very rows.
 
     Raises
     ------
@@ -285,6 +313,7 @@ def modality_report(
     y = check_rows(y, "y", len(blocks))
     weight = check_weight(sample_weight, len(blocks))
     codes = check_groups(groups, len(blocks), weight > 0)
+    check_held_out(model, blocks, groups, overlap=overlap, caller="modality_report")
     if not (weight > 0).all():
         rows = np.flatnonzero(weight > 0)
         blocks, y, weight = blocks[rows], y[rows], weight[rows]
@@ -332,12 +361,20 @@ def _assemble(
     modalities = modality_frame(names, states, task, scores, samples, confidence)
     full = len(scores.loss) - 1
     best = min(range(len(names)), key=lambda i: scores.loss[1 << i])
-    low, high = percentile_interval(samples[full][0] - samples[1 << best][0], confidence)
-    change = (float(scores.loss[full] - scores.loss[1 << best]), float(low), float(high))
+    change = _change(scores, samples, 1 << best, scores.loss[1 << best], confidence)
     worse = len(names) > 1 and change[1] > rounding(scores)
+    part = scores.best_part
+    wider = 1.0 - (1.0 - confidence) / max(full - 1, 1)
+    part_change = _change(scores, samples, part, scores.loss[part], wider)
+    best_part = tuple(name for i, name in enumerate(names) if part >> i & 1)
+    bottom = _change(scores, samples, BASELINE, scores.baseline[1], confidence)
     notes = [neglect_note(row, task, len(blocks), confidence) for _, row in modalities.iterrows()]
     if worse:
         notes.append(fusion_note(names[best], task, scores, change, 1 << best, confidence))
+    elif len(best_part) > 1 and part_change[1] > rounding(scores):
+        notes.append(part_note(best_part, task, scores, part_change, confidence))
+    if bottom[2] > -rounding(scores):
+        notes.append(baseline_note(task, scores, bottom, confidence))
     reliability = None
     if isinstance(task, ClassificationTask):
         reliability = pd.DataFrame(task.reliability(scores.full))
@@ -351,11 +388,34 @@ def _assemble(
         best_single=names[best],
         fusion_change=change,
         fusion_worse=worse,
+        best_part=best_part,
+        part_change=part_change,
+        baseline=_baseline(task, scores, bottom),
         n_rows=len(blocks),
         n_groups=None if groups is None else len(np.unique(groups)),
         n_bootstrap=int(n_bootstrap),
         confidence=float(confidence),
     )
+
+
+def _change(
+    scores: SubsetScores,
+    samples: dict[int, tuple[np.ndarray, np.ndarray]],
+    mask: int,
+    loss: float,
+    confidence: float,
+) -> tuple[float, float, float]:
+    """Loss of the full set less that of another prediction, and its interval."""
+    full = len(scores.loss) - 1
+    low, high = percentile_interval(samples[full][0] - samples[mask][0], confidence)
+    return float(scores.loss[full] - loss), float(low), float(high)
+
+
+def _baseline(task: Task, scores: SubsetScores, change: tuple) -> dict[str, Any]:
+    name, loss, score, third = scores.baseline
+    ends = [f"{task.loss}_change{end}" for end in ("", "_low", "_high")]
+    found = {"name": name, task.score: score, task.loss: loss, scores.third_name: third}
+    return found | dict(zip(ends, change, strict=True))
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,14 @@ import numpy as np
 from mmfuse.blocks import Blocks
 from mmfuse.metrics import expected_calibration_error, log_loss_per_row, reliability_curve
 
-__all__ = ["ClassificationTask", "RegressionTask", "SubsetScores", "Task", "score_subsets"]
+__all__ = [
+    "BASELINE",
+    "ClassificationTask",
+    "RegressionTask",
+    "SubsetScores",
+    "Task",
+    "score_subsets",
+]
 
 
 class Task(Protocol):
@@ -35,6 +42,10 @@ class Task(Protocol):
     def measure(self, means: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
     def third(self, prediction: np.ndarray) -> tuple[str, float]: ...
+
+    def baseline(self) -> tuple[str, np.ndarray]: ...
+
+    def movement(self, one: np.ndarray, other: np.ndarray) -> np.ndarray: ...
 
 
 class ClassificationTask:
@@ -76,6 +87,18 @@ class ClassificationTask:
         return "ece", expected_calibration_error(
             self.y, prediction, classes=self.classes, sample_weight=self.weight
         )
+
+    def baseline(self) -> tuple[str, np.ndarray]:
+        """The class frequencies of these rows, which predict the most common class."""
+        place = {label: k for k, label in enumerate(self.classes.tolist())}
+        codes = np.array([place[label] for label in self.y.tolist()])
+        share = np.bincount(codes, weights=self.weight, minlength=len(self.classes))
+        name = f"majority class ({self.classes[share.argmax()]})"
+        return name, np.tile(share / share.sum(), (len(self.y), 1))
+
+    def movement(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Probability that moves to other classes, of each row (n_samples,)."""
+        return np.abs(one - other).sum(axis=1) / 2
 
     def reliability(self, prediction: np.ndarray) -> dict[str, np.ndarray]:
         """Columns of the reliability diagram."""
@@ -131,6 +154,16 @@ class RegressionTask:
         error = np.abs(prediction - self.y).mean(axis=1)
         return "mae", float(np.average(error, weights=self.weight))
 
+    def baseline(self) -> tuple[str, np.ndarray]:
+        """The mean of these rows."""
+        mean = np.average(self.y, axis=0, weights=self.weight)
+        return "mean of these rows", np.tile(mean, (len(self.y), 1))
+
+    def movement(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Change of the predicted values in standard deviations of the target (n_samples,)."""
+        spread = np.sqrt(np.average(self.shared[:, self.y.shape[1] :], axis=0, weights=self.weight))
+        return (np.abs(one - other) / np.maximum(spread, 1e-300)).mean(axis=1)
+
 
 @dataclass(frozen=True)
 class SubsetScores:
@@ -143,10 +176,18 @@ class SubsetScores:
     third_name : str
         Name of the third metric.
     moments : dict of int to ndarray
-        Per-row quantities of the full set, of the sets without one modality and of the single
-        modalities: those that are compared by the bootstrap.
+        Per-row quantities of the full set, of the sets without one modality, of the single
+        modalities, of ``best_part`` and, under `BASELINE`, of the baseline: those that are compared
+        by the bootstrap.
     full : ndarray
         Prediction from everything.
+    best_part : int
+        The subset of the lowest loss among those that lack a modality and are not empty; the full
+        set of a model of one modality.
+    baseline : tuple of str, float, float, float
+        Name, loss, score and third metric of the prediction without a model.
+    movement : ndarray of shape (n_modalities,)
+        Mean change of the prediction when a modality is hidden, in rows that have it; NaN if none.
     """
 
     loss: np.ndarray
@@ -155,6 +196,13 @@ class SubsetScores:
     third_name: str
     moments: dict[int, np.ndarray]
     full: np.ndarray
+    best_part: int
+    baseline: tuple[str, float, float, float]
+    movement: np.ndarray
+
+
+BASELINE = -1
+"""Key of the baseline among the moments."""
 
 
 def score_subsets(model: Any, blocks: Blocks, names: tuple[str, ...], task: Task) -> SubsetScores:
@@ -181,15 +229,53 @@ def score_subsets(model: Any, blocks: Blocks, names: tuple[str, ...], task: Task
     compared |= {1 << i for i in range(len(names))}
     table = np.empty((3, everything + 1))
     kept: dict[int, np.ndarray] = {}
+    without: dict[int, np.ndarray] = {}
     shared = np.average(task.shared, axis=0, weights=task.weight)
+    best, best_moments = everything, np.empty(0)
     for mask in range(everything + 1):
         hidden = [n for i, n in enumerate(names) if not mask >> i & 1 and n in blocks.names]
         prediction = task.predict(model, blocks.hide(hidden) if hidden else blocks)
-        moments = task.moments(prediction)
-        means = np.average(moments, axis=0, weights=task.weight)
-        table[:2, mask] = task.measure(means, shared)
-        third_name, table[2, mask] = task.third(prediction)
+        moments, table[:2, mask], (third_name, table[2, mask]) = _score(task, prediction, shared)
         if mask in compared:
             kept[mask] = moments
-    loss, score, third = table
-    return SubsetScores(loss, score, third, third_name, moments=kept, full=prediction)
+        if 0 < mask < everything and (best == everything or table[0, mask] < table[0, best]):
+            best, best_moments = mask, moments
+        if mask != everything and everything ^ mask in (1 << i for i in range(len(names))):
+            without[everything ^ mask] = prediction
+    if best != everything:
+        kept[best] = best_moments
+    label, constant = task.baseline()
+    kept[BASELINE], (loss, score), (_, third) = _score(task, constant, shared)
+    return SubsetScores(
+        *table,
+        third_name,
+        moments=kept,
+        full=prediction,
+        best_part=best,
+        baseline=(label, float(loss), float(score), float(third)),
+        movement=_movement(task, prediction, without, blocks, names),
+    )
+
+
+def _score(task: Task, prediction: np.ndarray, shared: np.ndarray) -> tuple:
+    """Moments of each row, loss and score, name and value of the third metric."""
+    moments = task.moments(prediction)
+    means = np.average(moments, axis=0, weights=task.weight)
+    return moments, task.measure(means, shared), task.third(prediction)
+
+
+def _movement(
+    task: Task,
+    full: np.ndarray,
+    without: dict[int, np.ndarray],
+    blocks: Blocks,
+    names: tuple[str, ...],
+) -> np.ndarray:
+    out = np.full(len(names), np.nan)
+    for i, name in enumerate(names):
+        if name in blocks.names:
+            there = blocks.present[:, blocks.names.index(name)]
+            if there.any():
+                moved = task.movement(full, without[1 << i])[there]
+                out[i] = np.average(moved, weights=task.weight[there])
+    return out

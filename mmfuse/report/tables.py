@@ -15,15 +15,18 @@ from mmfuse.report.text import EMPTY_SUBSET, figure, interval, metric_name, perc
 from mmfuse.resampling import bootstrap_means, percentile_interval
 
 __all__ = [
+    "baseline_note",
     "cell_states",
     "draw_scores",
     "fusion_note",
     "modality_frame",
     "neglect_note",
+    "part_note",
     "rounding",
     "subset_frame",
 ]
 
+_IGNORED = 1e-3  # of the probability, or of a standard deviation, that a modality moves
 _REPEATED = 10.0  # per cent of the gain that a modality which can be removed may still share
 
 
@@ -102,6 +105,7 @@ def modality_frame(
     frame[f"shapley_{task.loss}"] = shares[:, 0]
     frame[f"shapley_{task.loss}_percent"] = 100 * shares[:, 0] / (gain if gain > 0 else np.nan)
     frame[f"shapley_{task.score}"] = shares[:, 1]
+    frame["prediction_change"] = scores.movement
     frame["contributes"] = frame[f"{task.loss}_change_low"] > rounding(scores)
     return frame
 
@@ -126,6 +130,8 @@ def neglect_note(row: pd.Series, task: Task, n_rows: int, confidence: float) -> 
         remark = "; the model is better without it"
     elif share >= _REPEATED:
         remark = f"; the others repeat what it says, as its Shapley share is {percent(share)}"
+    elif row["prediction_change"] < _IGNORED:
+        remark = "; predictions stay as they are without it, so the model ignores it"
     return (
         f"modality {row.name!r} contributes nothing: removing it changes "
         f"{metric_name(task.loss)} by {interval(*ends)} ({100 * confidence:.4g}% interval; present "
@@ -145,4 +151,24 @@ def fusion_note(
         f"the fusion is worse than its best single modality {best!r}: {metric_name(task.loss)} "
         f"{figure(scores.loss[-1])} against {figure(scores.loss[mask])}, a difference of "
         f"{interval(*change)} ({100 * confidence:.4g}% interval)."
+    )
+
+
+def part_note(
+    members: tuple[str, ...], task: Task, scores: SubsetScores, change: tuple, confidence: float
+) -> str:
+    return (
+        f"the fusion is worse than its part {' + '.join(members)}: {metric_name(task.loss)} "
+        f"{figure(scores.loss[-1])} against {figure(scores.loss[scores.best_part])}, a difference "
+        f"of {interval(*change)} ({100 * confidence:.4g}% interval, widened for the choice among "
+        f"{len(scores.loss) - 2} parts)."
+    )
+
+
+def baseline_note(task: Task, scores: SubsetScores, change: tuple, confidence: float) -> str:
+    name, loss, *_ = scores.baseline
+    verb = "is worse than" if change[1] > 0 else "is not measurably better than"
+    return (
+        f"the model {verb} the {name}: {metric_name(task.loss)} {figure(scores.loss[-1])} against "
+        f"{figure(loss)}, a difference of {interval(*change)} ({100 * confidence:.4g}% interval)."
     )

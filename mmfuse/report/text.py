@@ -24,6 +24,7 @@ __all__ = [
     "shown_subsets",
     "subset_label",
     "summary_line",
+    "with_baseline",
 ]
 
 EMPTY_SUBSET = "nothing (prior)"
@@ -143,7 +144,19 @@ def _subset_table(report: ModalityReport) -> pd.DataFrame:
     for column in frame.columns[2:]:
         table[metric_name(column)] = [figure(value) for value in frame[column]]
     table.index = pd.Index([subset_label(report, row) for row in shown])
-    return table
+    return with_baseline(report, table)
+
+
+def with_baseline(report: ModalityReport, table: pd.DataFrame) -> pd.DataFrame:
+    """The table of the subsets under a row of what can be had without a model."""
+    row = {
+        column: figure(report.baseline[metric])
+        for metric in report.subsets.columns[2:]
+        if (column := metric_name(metric)) in table.columns
+    }
+    row["rows"] = str(report.n_rows)
+    first = pd.DataFrame([row], index=[report.baseline["name"]], columns=table.columns)
+    return pd.concat([first, table])
 
 
 def _modality_tables(report: ModalityReport) -> list[tuple[str, pd.DataFrame]]:
