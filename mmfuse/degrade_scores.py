@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,7 @@ class Scorer:
         self.task, self.groups, self.coverage = task, groups, coverage
         self.y: Any = task.y  # type: ignore[attr-defined]
         self.n_bootstrap, self.confidence, self.seed = n_bootstrap, confidence, seed
+        self.uncovered = False
         self.names = ("ece" if isinstance(task, ClassificationTask) else "mae", "coverage")
 
     def predict(self, model: Any, blocks: Blocks) -> Prediction:
@@ -63,7 +65,18 @@ class Scorer:
             third = _bin_gaps(said, self.task.classes, self.y)
         else:
             third = np.abs(said - self.y).mean(axis=1, keepdims=True)
-        return Prediction(self.task.moments(said), third, self._covered(model, blocks))
+        return Prediction(self.task.moments(said), third, self._tried(model, blocks))
+
+    def _tried(self, model: Any, blocks: Blocks) -> np.ndarray | None:
+        """The coverage, or a warning and None where the model cannot give sets or intervals."""
+        if self.uncovered:
+            return None
+        try:
+            return self._covered(model, blocks)
+        except ValueError as exc:
+            self.uncovered = True
+            warnings.warn(f"degradation: coverage is left out: {exc}", UserWarning, stacklevel=5)
+            return None
 
     def _covered(self, model: Any, blocks: Blocks) -> np.ndarray | None:
         """Whether the set or the interval of each row holds the truth; None without them."""

@@ -90,6 +90,14 @@ def test_sets_and_intervals_are_asked_for_their_coverage():
     frame = _call(sets, blocks, y, coverage=0.8, corruptions={"image": ["feature_noise"]}).frame
     assert (frame["coverage"] == frame["accuracy"]).all() and "coverage_low" in frame
 
+    class Cannot(type(model)):
+        def predict_set(self, X, coverage):
+            raise ValueError("nothing was held out")
+
+    cannot = Cannot(model.modalities, classes=model.classes)
+    with pytest.warns(UserWarning, match="coverage is left out: nothing was held out"):
+        assert "coverage" not in _call(cannot, blocks, y, corruptions={}).frame
+
     rng = np.random.default_rng(0)
     X = {name: rng.normal(size=(300, 2)) for name in ("a", "b")}
     y = X["a"][:, 0] + X["b"][:, 0] + 0.3 * rng.normal(size=300)
