@@ -29,6 +29,10 @@ class FineTuning(BaseEstimator):
       all linear and ungrouped convolution layers where a network has no attention; they are merged
       into the weights after training. Needs ``pip install mmfuse[lora]``.
 
+    `ImageEncoder`, `SentenceEncoder`, `CLIPImageEncoder`, `CLIPTextEncoder`, `MultiBandEncoder`
+    over networks and `LidarCameraEncoder` with LoGoNet can be trained. The small network of
+    `MultiBandEncoder`, and LoGoNet without a checkpoint, are random and take True alone.
+
     Parameters
     ----------
     epochs : int, default=10
