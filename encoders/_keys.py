@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,10 @@ from mmfuse.exceptions import SampleError
 __all__ = ["content_key", "file_of", "region_of"]
 
 _CHUNK = 1 << 20
+_SETTLED = 5.0  # seconds after a change within which a file system may not tell of another one
+_REMEMBERED = 200_000  # files; about 50 MB
+_known: OrderedDict[str, tuple[tuple[int, ...], bytes]] = OrderedDict()
+_lock = Lock()
 
 
 def content_key(cell: Any, *, text_cells: bool = False) -> bytes | None:
@@ -36,8 +44,40 @@ def content_key(cell: Any, *, text_cells: bool = False) -> bytes | None:
     SampleError
         If a file cannot be read.
     """
+    if isinstance(cell, Path) or (isinstance(cell, str) and not text_cells):
+        return _file_key(cell)
     digest = hashlib.blake2b(digest_size=32)
     return digest.digest() if _feed(digest, cell, text_cells) else None
+
+
+def _file_key(path: str | Path) -> bytes:
+    """Key of a file; not read again in this process while size, times and place are the same."""
+    name = os.fspath(path)
+    before = _stamp(name)
+    with _lock:
+        known = _known.get(name)
+    if known is not None and known[0] == before:
+        return known[1]
+    digest = hashlib.blake2b(digest_size=32)
+    _feed_file(digest, path)
+    key = digest.digest()
+    # a file that was changed just now may change again without its times showing it
+    settled = before is not None and time.time() - max(before[2], before[3]) / 1e9 > _SETTLED
+    if settled and _stamp(name) == before:
+        with _lock:
+            _known[name] = (before, key)
+            while len(_known) > _REMEMBERED:
+                _known.popitem(last=False)
+    return key
+
+
+def _stamp(name: str) -> tuple[int, ...] | None:
+    """Device and node, size, and times of the last changes of content and of state."""
+    try:
+        found = os.stat(name)
+    except (OSError, ValueError):  # reading it will say what is wrong
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def file_of(cell: Any, *, text_cells: bool = False) -> str | None:

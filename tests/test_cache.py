@@ -365,3 +365,27 @@ def test_different_lists_have_different_keys(pair):
 
 def test_the_module_has_all_it_promises():
     assert all(hasattr(caches, name) for name in caches.__all__)
+
+
+def test_a_file_is_read_once_while_it_stays_the_same(tmp_path, monkeypatch):
+    from mmfuse.encoders import _keys
+
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"one")
+    first = _keys.content_key(path)
+    assert str(path) not in _keys._known  # changed just now, so it may change again unseen
+    path.write_bytes(b"two")
+    second = _keys.content_key(path)
+    assert first != second
+
+    read = []
+    feed = _keys._feed_file
+    monkeypatch.setattr(_keys, "_feed_file", lambda *args: (read.append(1), feed(*args))[1])
+    monkeypatch.setattr(_keys, "_SETTLED", -1.0)
+    assert [_keys.content_key(path) for _ in range(3)] == [second] * 3
+    assert len(read) == 1
+    path.write_bytes(b"three")  # another size
+    assert _keys.content_key(str(path)) not in (first, second)
+    os.replace(path, tmp_path / "b.bin")
+    with pytest.raises(SampleError, match="no such file"):
+        _keys.content_key(path)
