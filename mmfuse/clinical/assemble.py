@@ -15,14 +15,16 @@ from mmfuse.blocks import Blocks
 from mmfuse.clinical.card import card_table
 from mmfuse.clinical.flow import flow_table, modality_table, pattern_table
 from mmfuse.clinical.guarding import guard_findings, held_out_findings
-from mmfuse.clinical.inputs import CALLER
+from mmfuse.clinical.inputs import CALLER, in_order
 from mmfuse.clinical.limits import limits_of
 from mmfuse.clinical.reliability import calibration_curve
 from mmfuse.clinical.scores import Scored, score_interval, score_names
 from mmfuse.clinical.sheet import ClinicalReport
 from mmfuse.clinical.subgroups import subgroup_table
 from mmfuse.coverage import coverage_by_pattern
+from mmfuse.estimators import FusionClassifier
 from mmfuse.exceptions import ModalityNeglectWarning
+from mmfuse.explanations import explain
 from mmfuse.metrics import expected_calibration_error
 from mmfuse.net_benefit import decision_curve
 from mmfuse.operating_points import operating_points
@@ -112,12 +114,13 @@ def assemble(model: Any, given: Rows, options: Options) -> ClinicalReport:
         calibration_error=expected_calibration_error(y, scored.proba, classes=classes),
         decision=_decision(scored, y, classes, options),
         points=_points(scored, y, classes, options),
-        by={name: sorted(set(labels)) for name, labels in rows.by.items()},
+        by={name: in_order(labels) for name, labels in rows.by.items()},
         subgroups=subgroups,
         suppressed=suppressed,
         coverage=_coverage(model, rows.blocks, y, options),
         coverage_level=float(options.coverage),
         contributions=_contributions(model, rows, y, options),
+        explanation=_explanation(model, rows, options),
         findings=findings,
         n_rows=len(scored),
         n_groups=None if scored.groups is None else scored.n_units,
@@ -159,9 +162,8 @@ def _score(model: Any, rows: Rows, options: Options, classes: np.ndarray) -> Sco
     if isinstance(events, str) and events == "auto":
         events = "at_least" if ordinal else "classes"
     place = {label: k for k, label in enumerate(classes.tolist())}
-    predicted = np.array(
-        [place[label] for label in np.asarray(model.predict(rows.blocks)).tolist()]
-    )
+    said = np.asarray(model.predict(rows.blocks)).tolist()
+    predicted = np.array([place[label] for label in said])
     return Scored(
         codes=rows.codes,
         predicted=predicted,
@@ -255,3 +257,17 @@ def _contributions(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ModalityNeglectWarning)  # the sheet says it
         return modality_report(model, rows.blocks, y, groups=rows.groups, **settings)
+
+
+def _explanation(model: Any, rows: Rows, options: Options) -> pd.DataFrame | None:
+    """Mean size of every modality's contribution to a class; None where it is not explained."""
+    if not isinstance(model, FusionClassifier) or len(model.modalities_) > options.max_modalities:
+        return None
+    found = explain(model, rows.blocks, output="log_odds", max_modalities=options.max_modalities)
+    return found.summary(
+        by="modality",
+        groups=rows.groups,
+        n_bootstrap=options.n_bootstrap,
+        confidence=options.confidence,
+        random_state=options.seed,
+    )

@@ -146,7 +146,7 @@ def _facts(report: ClinicalReport) -> dict[str, str]:
         "23a": "See discrimination, calibration and net benefit above.",
         "24": "None.",
         "26": "See the limits above.",
-        "27a": "A modality that is absent, could not be read, or is empty is left out of the answer "
+        "27a": "A modality that is absent, empty or could not be read is left out of the answer "
         "for that row; a row with none gets the shares of the classes in training.",
     }
     if shown:

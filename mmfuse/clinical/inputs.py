@@ -12,7 +12,15 @@ from numpy.typing import ArrayLike
 from mmfuse._metric_checks import class_codes
 from mmfuse.table import ModalityTable
 
-__all__ = ["CALLER", "check_count", "check_model", "read_by", "read_excluded", "read_outcome"]
+__all__ = [
+    "CALLER",
+    "check_count",
+    "check_model",
+    "in_order",
+    "read_by",
+    "read_excluded",
+    "read_outcome",
+]
 
 CALLER = "clinical_report"
 
@@ -65,9 +73,9 @@ def read_outcome(y: ArrayLike, n_rows: int, classes: np.ndarray) -> np.ndarray:
     wrong = known[codes[known] < 0]
     if len(wrong):
         raise ValueError(
-            f"{CALLER}: y holds {labels[wrong[0]]!r} in row {wrong[0]}, a class that the model does "
-            f"not know; it knows {', '.join(repr(c) for c in classes.tolist())}. Missing outcomes "
-            "are None or NaN."
+            f"{CALLER}: y holds {labels[wrong[0]]!r} in row {wrong[0]}, a class that the model "
+            f"does not know; it knows {', '.join(repr(c) for c in classes.tolist())}. Missing "
+            "outcomes are None or NaN."
         )
     return codes
 
@@ -179,3 +187,15 @@ def _thirds(column: pd.Series) -> np.ndarray:
             ends = values[members].min(), values[members].max()
             text[members] = f"{ends[0]:.6g} to {ends[1]:.6g}"
     return text
+
+
+def in_order(labels: np.ndarray) -> list[str]:
+    """The different labels: numbers by size, then words, then what was not recorded."""
+
+    def key(label: str) -> tuple[int, float, str]:
+        try:
+            return 0, float(label.partition(" to ")[0]), label
+        except ValueError:
+            return (2 if label == _NOT_RECORDED else 1), 0.0, label
+
+    return sorted(set(labels.tolist()), key=key)

@@ -103,8 +103,8 @@ def _probabilities(report: ClinicalReport, model: Any) -> list[str]:
     calibrator = getattr(model, "calibrator_", None)
     if calibrator is not None:
         found.append(
-            "Probabilities were calibrated on out-of-fold rows of the training data; where outcomes "
-            "are more or less frequent, they are off by that much."
+            "Probabilities were calibrated on out-of-fold rows of the training data; where "
+            "outcomes are more or less frequent than there, they are off."
         )
     elif hasattr(model, "calibrator_"):
         found.append("Probabilities were not calibrated after fitting.")

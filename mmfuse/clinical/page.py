@@ -13,7 +13,7 @@ from mmfuse._require import require
 from mmfuse.clinical import tables
 from mmfuse.clinical.figures import sheet_figures
 from mmfuse.clinical.text import headline
-from mmfuse.clinical.words import ALTERNATIVES, WORDS
+from mmfuse.clinical.words import ALTERNATIVES, EXPLANATION, WORDS
 
 if TYPE_CHECKING:
     from mmfuse.clinical.sheet import ClinicalReport
@@ -30,7 +30,8 @@ th, td { padding: 0.22rem 0.6rem; text-align: right; border-bottom: 1px solid #b
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 8rem; }
 thead th { border-bottom: 2px solid #333; vertical-align: bottom; }
 tbody th { font-weight: normal; }
-.wide { overflow-x: auto; }
+.interval { white-space: nowrap; }
+.wide { overflow-x: auto; margin: 0.8rem 0; }
 .card td { text-align: left; } .card th { text-align: left; white-space: nowrap; }
 .open { border-left: 4px double #111; padding-left: 0.5rem; font-style: italic; }
 .findings { border: 2px solid #111; padding: 0.4rem 1rem; margin: 1rem 0; }
@@ -67,9 +68,7 @@ def sheet_page(report: ClinicalReport, title: str) -> str:
         "calibration",
         pictures["calibration"],
         _table(tables.calibration_cells(report)),
-        _note(
-            f"Expected calibration error of the predicted class: {report.calibration_error:.3f}."
-        ),
+        _note(f"Calibration error (ECE) of the predicted class: {report.calibration_error:.3f}."),
     )
     body += _section("decision", pictures["decision"], _table(tables.point_cells(report)))
     body += _section("subgroups", *_subgroups(report, pictures))
@@ -149,6 +148,8 @@ def _contributions(report: ClinicalReport, pictures: dict[str, str]) -> list[str
     if report.contributions is None:
         return [_note("There are too many modalities to try every subset of them.")]
     parts = [pictures["contributions"], _table(tables.contribution_cells(report))]
+    if report.explanation is not None:
+        parts += [_note(EXPLANATION), _table(tables.explanation_cells(report))]
     return [*parts, _items(report.contributions.warnings)]
 
 
@@ -183,12 +184,19 @@ def _table(frame: pd.DataFrame) -> str:
     head = "".join(f"<th>{escape(str(name))}</th>" for name in ["", *frame.columns])
     rows = []
     for label, *cells in frame.itertuples(name=None):
-        data = "".join(f"<td>{escape(str(cell))}</td>" for cell in cells)
+        data = "".join(f"<td>{_cell(str(cell))}</td>" for cell in cells)
         rows.append(f"<tr><th>{escape(str(label))}</th>{data}</tr>")
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _cell(text: str) -> str:
+    """A line breaks before the bracket of an interval and not within."""
+    value, bracket, rest = text.partition(" [")
+    interval = f' <span class="interval">[{escape(rest)}</span>' if bracket else ""
+    return escape(value) + interval
 
 
 def _pictures(report: ClinicalReport) -> dict[str, str]:

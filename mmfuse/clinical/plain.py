@@ -48,6 +48,8 @@ def sheet_dict(report: ClinicalReport) -> dict[str, Any]:
         for event, curve in report.calibration.items()
     }
     content["decision_curve"] = report.decision.to_frame()
+    if report.explanation is not None:
+        content["explanation"] = report.explanation.reset_index()
     if report.contributions is not None:
         content["contributions"] = report.contributions.to_dict()
     return _plain(content)

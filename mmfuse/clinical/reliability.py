@@ -171,7 +171,7 @@ def _summary(
 
 
 def _measures(x: np.ndarray, risk: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Observed over expected, intercept under a slope of one, slope: (B, 3), NaN where there is none."""
+    """Observed over expected, intercept, slope: (B, 3), NaN where there is none."""
     hits = counts @ truth
     mixed = (hits > 0) & (hits < counts.sum(axis=1))
     found = np.column_stack([hits / (counts @ risk), _shifts(x, truth, counts)])
@@ -194,7 +194,7 @@ def _shifts(x: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _slopes(x: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Slope of a logistic regression on x (n,) alone for every resample (B,), by Newton's method."""
+    """Slopes (B,) of a logistic regression on x (n,) alone, by Newton's method."""
     if np.ptp(x) < 1e-9:
         return np.full(len(counts), np.nan)
     scale = x.std()

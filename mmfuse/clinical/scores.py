@@ -95,7 +95,7 @@ def score_values(scored: Scored) -> np.ndarray:
 
 
 def score_draws(scored: Scored, counts: np.ndarray) -> np.ndarray:
-    """The scores of resamples (B, S), of which ``counts`` (B, n) says how often rows are in them."""
+    """The scores of resamples (B, S); ``counts`` (B, n) says how often a row is in each."""
     codes, proba, size = scored.codes, scored.proba, scored.proba.shape[1]
     areas = [
         _areas(mask[codes], event_probability(proba, mask), counts)

@@ -76,6 +76,9 @@ class ClinicalReport:
         What was asked of them.
     contributions : ModalityReport or None
         What every modality gives; None with more modalities than can be taken apart.
+    explanation : DataFrame or None
+        Mean size of what every modality adds to the log odds of every class, from
+        `mmfuse.explain`; None for models that it does not take.
     findings : list of str
         What the guards found.
     limits : list of str
@@ -108,6 +111,7 @@ class ClinicalReport:
     coverage: pd.DataFrame | None
     coverage_level: float
     contributions: ModalityReport | None
+    explanation: pd.DataFrame | None
     findings: list[str]
     n_rows: int
     n_groups: int | None

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mmfuse._events import event_probability
+from mmfuse.clinical.inputs import in_order
 from mmfuse.clinical.scores import Scored, score_interval, score_names
 
 __all__ = ["subgroup_scores", "subgroup_table"]
@@ -47,7 +48,7 @@ def subgroup_table(
     notes = []
     options = {"n_bootstrap": n_bootstrap, "confidence": confidence, "seed": seed}
     for column, labels in by.items():
-        members = {value: np.flatnonzero(labels == value) for value in sorted(set(labels))}
+        members = {value: np.flatnonzero(labels == value) for value in in_order(labels)}
         parts = {value: scored.take(rows) for value, rows in members.items()}
         shown = [v for v, part in parts.items() if part.n_units >= max(min_rows, 2)]
         hidden = [v for v in parts if v not in shown]

@@ -16,6 +16,7 @@ __all__ = [
     "calibration_cells",
     "contribution_cells",
     "coverage_cells",
+    "explanation_cells",
     "flow_cells",
     "modality_cells",
     "pattern_cells",
@@ -150,3 +151,16 @@ def contribution_cells(report: ClinicalReport) -> pd.DataFrame:
         },
         index=frame.index,
     )
+
+
+def explanation_cells(report: ClinicalReport) -> pd.DataFrame:
+    """Mean size of every modality's contribution to every class."""
+    frame = report.explanation
+    if frame is None:
+        return pd.DataFrame()
+    table = pd.DataFrame({"mean size": _spread(frame, ["mean_abs", "low", "high"])})
+    table["where present"] = [figure(value) for value in frame["mean_abs_present"]]
+    table["mean"] = [figure(value) for value in frame["mean"]]
+    table["rows present"] = frame["n_present"].astype(str).to_numpy()
+    table.index = pd.Index([f"{part}, for {output}" for output, part in frame.index])
+    return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ALTERNATIVES", "WORDS"]
+__all__ = ["ALTERNATIVES", "EXPLANATION", "WORDS"]
 
 WORDS = {
     "flow": (
@@ -61,6 +61,11 @@ WORDS = {
     ),
 }
 """Title and first paragraph by section, HTML."""
+
+EXPLANATION = (
+    "Mean size over rows of what a modality adds to the log odds of a class (exact Shapley values "
+    "of single rows, in nats; zero where the modality is absent), and its mean with sign."
+)
 
 ALTERNATIVES = {
     "calibration": "Observed against predicted risk, as in the table below.",
