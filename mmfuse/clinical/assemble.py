@@ -122,6 +122,7 @@ def assemble(model: Any, given: Rows, options: Options) -> ClinicalReport:
         contributions=_contributions(model, rows, y, options),
         explanation=_explanation(model, rows, options),
         findings=findings,
+        guarded=bool(options.guards),
         n_rows=len(scored),
         n_groups=None if scored.groups is None else scored.n_units,
         n_bootstrap=options.n_bootstrap,

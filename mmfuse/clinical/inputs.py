@@ -73,7 +73,7 @@ def read_outcome(y: ArrayLike, n_rows: int, classes: np.ndarray) -> np.ndarray:
     wrong = known[codes[known] < 0]
     if len(wrong):
         raise ValueError(
-            f"{CALLER}: y holds {labels[wrong[0]]!r} in row {wrong[0]}, a class that the model "
+            f"{CALLER}: y holds {labels.tolist()[wrong[0]]!r} in row {wrong[0]}, a class that the model "
             f"does not know; it knows {', '.join(repr(c) for c in classes.tolist())}. Missing "
             "outcomes are None or NaN."
         )

@@ -60,12 +60,12 @@ def _missing(report: ClinicalReport) -> list[str]:
     found = []
     if rows["left out: outcome missing"]:
         found.append(
-            f"{rows['left out: outcome missing']} rows have no outcome and were left out; if they "
+            f"Rows without an outcome were left out ({rows['left out: outcome missing']}); if they "
             "differ from the others, scores do not hold for them."
         )
     nothing = rows["nothing recorded, answered by the prior"]
     if nothing:
-        found.append(f"{nothing} rows have no modality at all and are answered by the prior.")
+        found.append(f"Rows without any modality are answered by the prior ({nothing}).")
     return found
 
 

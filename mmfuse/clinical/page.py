@@ -49,7 +49,8 @@ img { max-width: 100%; height: auto; margin: 0.6rem 0; }
   body { font-size: 9.5pt; margin: 0; padding: 0; max-width: none; }
   .wide { overflow: visible; } table { font-size: 7.6pt; }
   th, td { padding: 0.12rem 0.3rem; } th:first-child, td:first-child { min-width: 5rem; }
-  img, tr, .findings, .flow div { break-inside: avoid; } h2 { break-after: avoid; }
+  img, tr, .wide, .findings, .flow div { break-inside: avoid; }
+  h2, section > p { break-after: avoid; }
 }
 """
 
@@ -110,7 +111,8 @@ def _section(name: str, *parts: str) -> list[str]:
 
 def _findings(report: ClinicalReport) -> str:
     if not report.findings:
-        return '<p class="fine">The guards found nothing.</p>'
+        said = "The guards found nothing." if report.guarded else "The guards were not run."
+        return f'<p class="fine">{said}</p>'
     return f'<div class="findings"><b>Findings of the guards</b>{_items(report.findings)}</div>'
 
 

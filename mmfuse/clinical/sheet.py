@@ -81,6 +81,8 @@ class ClinicalReport:
         `mmfuse.explain`; None for models that it does not take.
     findings : list of str
         What the guards found.
+    guarded : bool
+        Whether they were run.
     limits : list of str
     card : DataFrame
         Model card by item of TRIPOD+AI: ``topic``, ``filled``, ``text``, ``open``.
@@ -113,6 +115,7 @@ class ClinicalReport:
     contributions: ModalityReport | None
     explanation: pd.DataFrame | None
     findings: list[str]
+    guarded: bool
     n_rows: int
     n_groups: int | None
     n_bootstrap: int
