@@ -17,7 +17,7 @@ __all__ = ["CalibrationCurve", "calibration_curve"]
 _GRID = 41
 _ROWS_A_BIN = 15
 _MOST_BINS = 10
-_LEAST_MASS = 5.0  # rows under the kernel below which the smooth curve stops
+_LEAST_MASS = 8.0  # rows under the kernel below which the smooth curve stops
 _CLIP = 1e-6
 _STEEPEST = 50.0
 _STEPS = 50
@@ -125,7 +125,7 @@ def _smooth(
 ) -> pd.DataFrame:
     """Local linear regression, whose moments are means, so that its resamples are too."""
     grid = np.linspace(risk.min(), risk.max(), _GRID)
-    width = max(1.06 * risk.std() * len(risk) ** -0.2, 0.02) * 1.5
+    width = max(1.06 * risk.std() * len(risk) ** -0.2, 0.02) * 2.0
     apart = risk[:, None] - grid
     near = np.exp(-0.5 * np.square(apart / width))
     grid_ok = near.sum(axis=0) >= min(_LEAST_MASS, len(risk) / 2)
