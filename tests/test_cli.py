@@ -134,6 +134,7 @@ def test_clinical_report(folder, frame, tmp_path):
     wrong.to_csv(tmp_path / "wrong.csv", index=False)
     message = "y holds 'hot' in row 0, a class that the model does not know"
     fails(message, "report", folder / "model", tmp_path / "wrong.csv", *words[3:6])
+    assert "as missing" not in result.stderr
 
 
 def test_regression_is_found_out_and_can_be_asked_for(folder):

@@ -25,9 +25,11 @@ from mmfuse.blocks import Blocks
 from mmfuse.clinical import CARD_ITEMS, clinical_report, find_browser, print_pdf
 from mmfuse.clinical.card import OPEN
 from mmfuse.clinical.draws import draw_counts
+from mmfuse.clinical.figures import sheet_figures
 from mmfuse.clinical.pdf import browser_arguments
 from mmfuse.clinical.reliability import calibration_curve
 from mmfuse.clinical.scores import Scored, score_draws, score_interval, score_names, score_values
+from mmfuse.clinical.tables import subgroup_cells
 from mmfuse.clinical.words import WORDS
 from mmfuse.coverage import coverage_by_pattern
 from mmfuse.exceptions import LeakageError, LeakageWarning
@@ -380,6 +382,37 @@ def test_what_was_not_recorded_is_a_subgroup():
     sheet = clinical_report(model, blocks, y, by={"sex": sex}, n_bootstrap=10, guards=False)
     assert sheet.subgroups["subgroup"].tolist() == ["f", "m", "not recorded"]
     assert (sheet.subgroups["rows"] == 30).all()
+
+
+def test_a_subgroup_of_one_class_has_no_area_and_is_drawn_all_the_same():
+    model, blocks, y = report_case(n_rows=120)
+    kind = np.where((y == "a") & (np.arange(120) % 2 == 0), "only a", "mixed")
+    sheet = clinical_report(model, blocks, y, by={"kind": kind}, n_bootstrap=10, guards=False)
+    line = sheet.subgroups.set_index("subgroup").loc["only a"]
+    assert np.isnan(line["AUC"])
+    assert line["accuracy"] == (model.predict(blocks) == y)[kind == "only a"].mean()
+    assert subgroup_cells(sheet).loc["kind: only a", "AUC"] == "n/a"
+    assert set(sheet_figures(sheet)) == {"calibration", "decision", "subgroups", "contributions"}
+
+
+def test_patterns_of_few_rows_have_no_scores():
+    model, blocks, y = report_case(n_rows=80, absent={"audio": 0.1})
+    sheet = clinical_report(model, blocks, y, n_bootstrap=10, guards=False)
+    few = sheet.patterns.set_index("pattern").loc["image"]
+    assert 0 < few["rows"] < 20
+    assert few[["accuracy", "low", "high", "confidence", "gap"]].isna().all()
+    assert f"Patterns with fewer than 20 rows have no scores: image ({few['rows']:.0f})." in (
+        sheet.limits
+    )
+
+
+def test_a_model_that_is_no_better_than_the_majority_says_so():
+    model, blocks, y = report_case({"image": 0.0}, n_rows=80)
+    sheet = clinical_report(model, blocks, y, n_bootstrap=50, guards=False)
+    assert "not measurably above that of always answering" in " ".join(sheet.limits)
+    told, blocks, y = report_case({"image": 3.0}, n_rows=80)
+    sheet = clinical_report(told, blocks, y, n_bootstrap=50, guards=False)
+    assert "not measurably above" not in " ".join(sheet.limits)
 
 
 def test_training_rows_are_noticed(ordinal):

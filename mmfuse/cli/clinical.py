@@ -30,8 +30,8 @@ def make_sheet(
     reading.check_columns(frame, [target], manifest, "--target")
     reading.check_columns(frame, by, manifest, "--by")
     classes = np.asarray(getattr(fitted, "classes_", []))
-    y = frame[target].map(lambda cell: None if pd.isna(cell) else cell).to_numpy(dtype=object)
-    known = np.array([cell is not None for cell in y])
+    y = frame[target].to_numpy(dtype=object)
+    known = ~pd.isna(y)
     if classes.dtype.kind in "OUS":
         y[known] = [str(cell) for cell in y[known]]
     elif known.any():

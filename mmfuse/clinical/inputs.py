@@ -73,8 +73,8 @@ def read_outcome(y: ArrayLike, n_rows: int, classes: np.ndarray) -> np.ndarray:
     wrong = known[codes[known] < 0]
     if len(wrong):
         raise ValueError(
-            f"{CALLER}: y holds {labels.tolist()[wrong[0]]!r} in row {wrong[0]}, a class that the model "
-            f"does not know; it knows {', '.join(repr(c) for c in classes.tolist())}. Missing "
+            f"{CALLER}: y holds {labels.tolist()[wrong[0]]!r} in row {wrong[0]}, a class that the "
+            f"model does not know; it knows {', '.join(map(repr, classes.tolist()))}. Missing "
             "outcomes are None or NaN."
         )
     return codes

@@ -26,9 +26,9 @@ __all__ = [
 ]
 
 
-def _spread(frame: pd.DataFrame, columns: list[str]) -> list[str]:
+def _spread(frame: pd.DataFrame, columns: list[str], without: str = "n/a") -> list[str]:
     return [
-        "not shown" if np.isnan(row[0]) else interval(*row)
+        without if np.isnan(row[0]) else interval(*row)
         for row in frame[columns].to_numpy(dtype=float)
     ]
 
@@ -55,7 +55,7 @@ def pattern_cells(report: ClinicalReport) -> pd.DataFrame:
     frame = report.patterns
     table = pd.DataFrame({"rows": frame["rows"].astype(str)})
     table["share"] = [f"{100 * share:.1f}%" for share in frame["share"]]
-    table["accuracy"] = _spread(frame, ["accuracy", "low", "high"])
+    table["accuracy"] = _spread(frame, ["accuracy", "low", "high"], "not shown")
     for name in ("confidence", "gap"):
         table[name] = ["not shown" if np.isnan(v) else figure(v) for v in frame[name]]
     table.index = pd.Index(frame["pattern"])
@@ -90,8 +90,7 @@ def point_cells(report: ClinicalReport) -> pd.DataFrame:
     table = pd.DataFrame({"flagged": [f"{100 * share:.1f}%" for share in frame["flagged"]]})
     names = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
     for column, name in names.items():
-        cells = _spread(frame, [column, f"{column}_low", f"{column}_high"])
-        table[name] = ["n/a" if cell == "not shown" else cell for cell in cells]
+        table[name] = _spread(frame, [column, f"{column}_low", f"{column}_high"])
     table.index = pd.Index(
         f"{event} at {cut:g}" for event, cut in zip(frame["event"], frame["threshold"], strict=True)
     )
