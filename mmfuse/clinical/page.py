@@ -50,7 +50,7 @@ img { max-width: 100%; height: auto; margin: 0.6rem 0; }
   .wide { overflow: visible; } table { font-size: 7.6pt; }
   th, td { padding: 0.12rem 0.3rem; } th:first-child, td:first-child { min-width: 5rem; }
   img, tr, .wide, .findings, .flow div { break-inside: avoid; }
-  h2, section > p { break-after: avoid; }
+  h2, section > p { break-after: avoid; } p, li { break-inside: avoid; }
 }
 """
 

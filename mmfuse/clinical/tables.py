@@ -108,7 +108,7 @@ def subgroup_cells(report: ClinicalReport) -> pd.DataFrame:
     if len(report.prevalence) <= 3:
         for event in report.prevalence:
             both = frame[[f"observed {event}", f"predicted {event}"]].to_numpy()
-            table[f"{event}: seen / predicted"] = [f"{a:.2f} / {b:.2f}" for a, b in both]
+            table[f"{event}: seen / predicted"] = [f"{a:.2f}\u00a0/\u00a0{b:.2f}" for a, b in both]
     scores = [name for name in report.scores.index if f"{name} low" in frame.columns]
     for name in scores:
         table[name] = _spread(frame, [name, f"{name} low", f"{name} high"])
