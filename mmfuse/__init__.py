@@ -13,6 +13,7 @@ from mmfuse._version import __version__
 if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an error
     from mmfuse.ablation import Ablation, ablate
     from mmfuse.blocks import Blocks
+    from mmfuse.clinical import ClinicalReport, clinical_report
     from mmfuse.compose import ModalityEncoder
     from mmfuse.degrade import Degradation, degradation
     from mmfuse.density import Density
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
 _HOME = {
     "Ablation": "mmfuse.ablation",
     "Blocks": "mmfuse.blocks",
+    "ClinicalReport": "mmfuse.clinical",
     "DecisionCurve": "mmfuse.net_benefit",
     "Degradation": "mmfuse.degrade",
     "Density": "mmfuse.density",
@@ -40,6 +42,7 @@ _HOME = {
     "ModalityTable": "mmfuse.table",
     "Presence": "mmfuse.presence",
     "ablate": "mmfuse.ablation",
+    "clinical_report": "mmfuse.clinical",
     "decision_curve": "mmfuse.net_benefit",
     "degradation": "mmfuse.degrade",
     "explain": "mmfuse.explanations",
@@ -64,6 +67,7 @@ _SUBMODULES = (
 __all__ = [
     "Ablation",
     "Blocks",
+    "ClinicalReport",
     "DecisionCurve",
     "Degradation",
     "Density",
@@ -77,6 +81,7 @@ __all__ = [
     "Presence",
     "__version__",
     "ablate",
+    "clinical_report",
     "decision_curve",
     "degradation",
     "explain",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -107,6 +108,33 @@ def test_report(folder, suffix):
     assert "note: modality_report: 90 of 90 rows are identical" in result.stderr
     assert "first + second" in result.output
     assert out.stat().st_size > 500
+
+
+def test_clinical_report(folder, frame, tmp_path):
+    rng = np.random.default_rng(7)
+    values = rng.normal(size=(80, 4))
+    fresh = pd.DataFrame(values, columns=list("abcd"))
+    fresh["kind"] = np.where(values[:, 0] + values[:, 2] > 0, "warm", "cold")
+    fresh.loc[[4, 9], "kind"] = None
+    fresh["sex"], fresh["age"] = np.where(rng.random(80) < 0.9, "f", "m"), rng.integers(20, 60, 80)
+    fresh["person"] = [f"new{row // 2}" for row in range(80)]
+    fresh.to_csv(tmp_path / "new.csv", index=False)
+    words = ["report", folder / "model", tmp_path / "new.csv", "--target", "kind", "--clinical"]
+    words += ["--by", "sex", "--by", "age", "--group", "person", "--out", tmp_path / "sheet.html"]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"left out: outcome missing +2 ", result.output)
+    assert "sex: 'm' suppressed, with fewer than 20 groups." in result.output
+    assert "written to" in result.output
+    assert '<section id="card">' in (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    fails("--by: 'new.csv' has no column 'iq'", *words, "--by", "iq")
+    fails("add --clinical", "report", folder / "model", "x.csv", "--target", "kind", "--by", "sex")
+    fails("must end in .html, .pdf, .json or .txt", *words[:-1], tmp_path / "sheet.doc")
+    wrong = fresh.assign(kind="hot")
+    wrong.to_csv(tmp_path / "wrong.csv", index=False)
+    message = "y holds 'hot' in row 0, a class that the model does not know"
+    fails(message, "report", folder / "model", tmp_path / "wrong.csv", *words[3:6])
+    assert "as missing" not in result.stderr
 
 
 def test_regression_is_found_out_and_can_be_asked_for(folder):

@@ -16,6 +16,7 @@ DATA_SETS = {
     "04-few-shot-logit-bias": ("research_only_imagenet_samples",),
     "05-interview-with-gaps": ("face_au_series", "sequences_av_text"),
     "06-lidar-camera-objects": ("kitti",),
+    "07-severity-with-gaps": ("sequences_av_text",),
 }
 """Sets that a notebook reads and that do not come with the package."""
 

@@ -171,7 +171,9 @@ def report(
     group: Annotated[
         str | None, typer.Option(help="Column of groups, such as a person, for the intervals.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write: .html, .json or .txt.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write: .html, .json, .txt; .pdf if --clinical.")
+    ] = None,
     modality: ModalityOption = None,
     on_error: OnErrorOption = OnError.stop,
     overlap: Annotated[
@@ -181,19 +183,46 @@ def report(
             "and warns of rows."
         ),
     ] = Overlap.auto,
+    clinical: Annotated[
+        bool, typer.Option("--clinical", help="The clinical sheet; rows may lack the target.")
+    ] = False,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Column of subgroups, once each; with --clinical.")
+    ] = None,
 ) -> None:
-    """Score a model on every subset of its modalities."""
+    """Score a model on every subset of its modalities, or write its clinical sheet."""
     from mmfuse.cli import manifest as reading
     from mmfuse.exceptions import ModalityNeglectWarning
     from mmfuse.report import modality_report
 
+    if by and not clinical:
+        raise ValueError("--by names subgroups of the clinical sheet; add --clinical.")
     fitted, frame, X = _open(model, manifest, modality, None, on_error)
+    if clinical:
+        from mmfuse.cli.clinical import make_sheet
+
+        sheet = make_sheet(
+            fitted,
+            frame,
+            X,
+            manifest,
+            target=target,
+            group=group,
+            by=by or [],
+            overlap=overlap.value,
+        )
+        _show(sheet, out)
+        return
     words = hasattr(fitted, "classes_") and fitted.classes_.dtype.kind in "OUS"
     y = reading.read_target(frame, target, manifest, option="--target", words=words)
     groups = group and reading.read_target(frame, group, manifest, option="--group", words=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ModalityNeglectWarning)  # the text below says it
         found = modality_report(fitted, X, y, groups=groups, overlap=overlap.value)
+    _show(found, out)
+
+
+def _show(found: Any, out: Path | None) -> None:
     typer.echo(found.to_text())
     if out is not None:
         found.save(out)
