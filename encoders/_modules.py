@@ -6,7 +6,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
-from threading import RLock
+from threading import Lock, RLock
 
 import torch
 from torch import nn
@@ -15,22 +15,33 @@ __all__ = ["clear_modules", "forked_rng", "shared_module", "state_hash"]
 
 _KEPT = 8
 _loaded: OrderedDict[Hashable, nn.Module] = OrderedDict()
-_lock = RLock()
+_building: dict[Hashable, RLock] = {}
+_lock = Lock()
 
 
 def shared_module(key: Hashable, build: Callable[[], nn.Module]) -> nn.Module:
     """Return the module kept under `key`, or build and keep it.
 
-    The eight modules that were used last are kept.
+    The eight modules that were used last are kept. While one is built, others can be had and built,
+    for building may encode something with another module in threads of its own.
     """
     with _lock:
-        if key not in _loaded:
-            with forked_rng():
-                _loaded[key] = build()
-        _loaded.move_to_end(key)
-        while len(_loaded) > _KEPT:
-            _loaded.popitem(last=False)
-        return _loaded[key]
+        if key in _loaded:
+            _loaded.move_to_end(key)
+            return _loaded[key]
+        own = _building.setdefault(key, RLock())
+    with own:
+        with _lock:
+            if key in _loaded:  # another thread was first
+                return _loaded[key]
+        with forked_rng():
+            module = build()
+        with _lock:
+            _building.pop(key, None)
+            _loaded[key] = module
+            while len(_loaded) > _KEPT:
+                _loaded.popitem(last=False)
+        return module
 
 
 def forked_rng() -> AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from encoder_list import ENCODERS, Case
 import mmfuse.encoders
 from mmfuse import Presence
 from mmfuse.encoders import BaseEncoder
-from mmfuse.encoders._modules import clear_modules
+from mmfuse.encoders._modules import clear_modules, shared_module
 from mmfuse.encoders._stream import batches, ordered_map, windows
 from mmfuse.exceptions import EncodingError
 from mmfuse.testing import ENCODER_CHECKS, SKLEARN_CHECKS, EncoderSubject
@@ -204,3 +205,18 @@ def test_a_parameter_that_json_cannot_hold(tmp_path):
         encoder.transform(np.ones((1, 2)))
     fine = Configured(table={"a": np.arange(2), "b": Path("x")}, cache=tmp_path).fit([])
     assert fine.transform(np.ones((1, 2))).tolist() == [[2, 2]]
+
+
+def test_building_a_module_may_use_another_in_threads():
+    clear_modules()
+
+    def inner() -> torch.nn.Module:
+        return shared_module("inner", torch.nn.Identity)
+
+    def outer() -> torch.nn.Module:
+        with ThreadPoolExecutor(2) as pool:
+            futures = [pool.submit(inner) for _ in range(2)]
+            return [future.result(timeout=10) for future in futures][0]
+
+    assert shared_module("outer", outer) is shared_module("inner", torch.nn.Linear)
+    clear_modules()
