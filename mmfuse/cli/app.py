@@ -190,7 +190,7 @@ def report(
         list[str] | None, typer.Option(help="Column of subgroups, once each; with --clinical.")
     ] = None,
 ) -> None:
-    """Score a model on every subset of its modalities, or write its clinical sheet."""
+    """Score every subset of modalities, or write the clinical sheet."""
     from mmfuse.cli import manifest as reading
     from mmfuse.exceptions import ModalityNeglectWarning
     from mmfuse.report import modality_report
