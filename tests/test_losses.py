@@ -117,9 +117,9 @@ def test_spread_and_density_stay_those_of_most_rows() -> None:
             for loss in ("squared", "absolute")
         )
         assert model.residual_std_[0] < 1.2 < 3.0 < wide.residual_std_[0]
-        widths = [np.diff(m.predict_interval(clean_X)).mean() for m in (model, wide)]
+        widths = [np.diff(m.predict_density(clean_X).interval()).mean() for m in (model, wide)]
         assert widths[0] < 0.4 * widths[1]
-        ends = model.predict_interval(clean_X, 0.8)
+        ends = model.predict_density(clean_X).interval(0.8)
         inside = (ends[:, 0] < clean_y) & (clean_y < ends[:, 1])
         assert inside.mean() > 0.75
         assert model.score(clean_X, clean_y) > 0.8
