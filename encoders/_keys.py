@@ -124,7 +124,8 @@ def _feed(digest: Any, cell: Any, text_cells: bool) -> bool:
     elif isinstance(cell, Mapping):
         return _feed_mapping(digest, cell, text_cells)
     elif isinstance(cell, (list, tuple, np.ndarray)):
-        return _feed_items(digest, b"list\0", list(cell), text_cells)
+        alone = not text_cells and region_of(cell) is not None
+        return _feed_items(digest, b"list\0", list(cell), text_cells, one_file=alone)
     elif type(cell).__module__.startswith("PIL.") and hasattr(cell, "tobytes"):
         _feed_picture(digest, cell)
     else:
@@ -153,7 +154,7 @@ def _feed_mapping(digest: Any, cell: Mapping, text_cells: bool) -> bool:
     """A decoded sample, an encoded one, or a file, as Hugging Face writes them; or any record."""
     region = None if text_cells else region_of(cell)
     if region is not None:
-        return _feed_items(digest, b"list\0", list(region), text_cells)
+        return _feed_items(digest, b"list\0", list(region), text_cells, one_file=True)
     if cell.get("array") is None:
         if cell.get("bytes") is not None:
             return _feed(digest, cell["bytes"], text_cells)
@@ -166,13 +167,17 @@ def _feed_mapping(digest: Any, cell: Mapping, text_cells: bool) -> bool:
     return _feed_items(digest, b"dict\0", parts, True)
 
 
-def _feed_items(digest: Any, tag: bytes, items: list[Any], text_cells: bool) -> bool:
+def _feed_items(
+    digest: Any, tag: bytes, items: list[Any], text_cells: bool, *, one_file: bool = False
+) -> bool:
+    """Several parts; an error says in which of the files, unless the cell is known by its file."""
     digest.update(tag + str(len(items)).encode())
     for item in items:
         try:
             part = b"none" if item is None else content_key(item, text_cells=text_cells)
         except SampleError as exc:
-            raise SampleError(f"{item}: {exc}" if isinstance(item, Path) else str(exc)) from exc
+            named = isinstance(item, Path) and not one_file
+            raise SampleError(f"{item}: {exc}" if named else str(exc)) from exc
         if part is None:
             return False
         digest.update(part)

@@ -160,10 +160,12 @@ def test_other_class_names_do_not_encode_the_pictures_again(tmp_path, monkeypatc
 
 
 def test_the_model_is_shared_between_its_encoders():
+    clear_modules()
     image, text = CLIPImageEncoder(TINY, **PLAIN), CLIPTextEncoder(TINY, **PLAIN)
-    assert image.module().clip is text.module().clip
+    assert image.clip() is text.clip()
+    assert image.module().clip.visual is text.clip().visual  # each holds its tower, no copy
     assert image.weights_hash() == text.weights_hash()
-    assert CLIPImageEncoder(TINY, weights=None, **PLAIN).module().clip is not text.module().clip
+    assert CLIPImageEncoder(TINY, weights=None, **PLAIN).clip() is not text.clip()
 
 
 # Places of weights.
@@ -181,7 +183,7 @@ def test_a_copy_elsewhere_and_a_named_file(tmp_path):
         encoder = CLIPImageEncoder(model, weights=weights, **PLAIN).fit(PICTURES)
         assert encoder.cache_config() == expected.cache_config()
         np.testing.assert_array_equal(encoder.transform(PICTURES), expected.transform(PICTURES))
-    torch.save({"state_dict": expected.module().clip.state_dict()}, tmp_path / "checkpoint.pt")
+    torch.save({"state_dict": expected.clip().state_dict()}, tmp_path / "checkpoint.pt")
     other = CLIPImageEncoder(copy, weights=tmp_path / "checkpoint.pt", **PLAIN).fit(PICTURES)
     np.testing.assert_array_equal(other.transform(PICTURES), expected.transform(PICTURES))
     assert other.weights_hash() != expected.weights_hash()

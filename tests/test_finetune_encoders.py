@@ -17,6 +17,7 @@ from mmfuse.encoders import (
     LidarCameraEncoder,
     MultiBandEncoder,
 )
+from mmfuse.encoders._modules import clear_modules
 from mmfuse.encoders._tuned import copy_module
 from mmfuse.finetune.modes import last_parameters, merge_adapters, prepare, trained, training_mode
 from mmfuse.finetune.rows import _size
@@ -167,6 +168,7 @@ def test_gradients_reach_what_is_trained(name, mode, monkeypatch):
 
 
 def test_a_tower_is_trained_without_the_other():
+    clear_modules()
     image = CLIPImageEncoder(TINY, **PLAIN).module()
     text = CLIPTextEncoder(TINY, **PLAIN).module()
     names = [{n for n, _ in tower.named_parameters()} for tower in (image, text)]
