@@ -113,6 +113,10 @@ class TokenLimit:
                 f"got {max(prompts, key=len)!r}."
             )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> TokenLimit:
+        """Itself: it learns nothing, and its lock serves all copies of the model."""
+        return self
+
     @property
     def encloses(self) -> bool:
         """Whether a prompt goes on behind the text, so that cutting the end would cut it."""
