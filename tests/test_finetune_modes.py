@@ -203,7 +203,8 @@ def test_text(tiny_bert, reviews, trainable, tmp_path):
     X, y = reviews
     train = {"text": X["text"][:220]}
     encoder = SentenceEncoder(tiny_bert, trainable=trainable, device="cpu", cache=False)
-    rule = FineTuning(epochs=4, encoder_lr=2e-3, validation=0)
+    rate = 1e-2 if trainable == "lora" else 2e-3  # adapters start at zero
+    rule = FineTuning(epochs=6, encoder_lr=rate, validation=0)
     model = FusionClassifier(
         EarlyFusion(C=1.0), encoders={"text": encoder}, finetune=rule, random_state=0
     )
