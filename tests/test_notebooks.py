@@ -34,7 +34,7 @@ def test_notebook_runs(path, tmp_path, shared_cache, monkeypatch):  # noqa: F811
         monkeypatch.setenv("MMFUSE_DATA", str(data_folder(name).parent))
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     )
     client.execute()
 
