@@ -17,7 +17,7 @@ from mmfuse.explanations.features import Group, feature_groups, feature_names
 from mmfuse.explanations.quantity import make_quantity
 from mmfuse.explanations.summary import check_bootstrap, group_codes
 from mmfuse.presence import Presence
-from mmfuse.report.bootstrap import bootstrap_means, percentile_interval
+from mmfuse.resampling import bootstrap_means, percentile_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

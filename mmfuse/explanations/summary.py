@@ -15,7 +15,7 @@ from sklearn.utils import _safe_indexing, check_random_state
 
 from mmfuse._random import spawn_seed
 from mmfuse.presence import Presence
-from mmfuse.report.bootstrap import bootstrap_means, percentile_interval
+from mmfuse.resampling import bootstrap_means, percentile_interval
 
 if TYPE_CHECKING:
     from mmfuse.explanations.explanation import Explanation
