@@ -30,11 +30,13 @@ from mmfuse.objectives import Multinomial, Objective
 from mmfuse.solver.columns import Column
 from mmfuse.solver.lbfgs import minimise
 from mmfuse.solver.passes import Evaluation, Passes
-from mmfuse.solver.preconditioner import AxesPreconditioner, ByScorePreconditioner
+from mmfuse.solver.preconditioner import AxesPreconditioner, ByScorePreconditioner, gram
 
 __all__ = ["LinearProblems", "LinearSolution"]
 
 _SAMPLE = 8192  # rows that give the curvature; some times as many count as many
+_AT_ONCE = 512  # rows that are gathered together
+_MOMENT_ROWS = 3 * _SAMPLE  # rows of which those that bend are drawn for every score
 _MOST_MOMENTS = 50_000_000  # numbers in the curvatures of all scores
 _FIRST_STEPS = 4  # on some of the rows, from zero
 _REMEMBERED = 4  # solutions of which is known what the rows cost there
@@ -391,12 +393,15 @@ class LinearProblems:
 
     def _features(self, rows: Tensor, mask: Tensor) -> Tensor:
         """Features under a pattern, bits of absence and a one: (m, D)."""
-        parts = [
-            torch.where(mask[:, m, None], column.rows(rows), 0.0)
-            for m, column in enumerate(self.columns)
-        ]
-        absent = (~mask).to(self.dtype)
-        return torch.cat([*parts, absent, torch.ones_like(absent[:, :1])], dim=1)
+        width = self.n_parameters // self.n_outputs
+        out = torch.ones(len(rows), width, dtype=self.dtype, device=mask.device)
+        parts = zip(out.split(_AT_ONCE), rows.split(_AT_ONCE), mask.split(_AT_ONCE), strict=True)
+        for part, some, kept in parts:  # few enough to stay in the cache
+            places = part.split([*self.widths, len(self.widths), 1], dim=1)
+            for m, column in enumerate(self.columns):
+                places[m].copy_(column.rows(some)).masked_fill_(~kept[:, m, None], 0.0)
+            places[-2].copy_(~kept)
+        return out
 
     def _preconditioner(self, theta: Tensor, weight: Tensor, strength: Tensor, kept: Tensor | None):
         if not self.by_score:
@@ -434,16 +439,10 @@ class LinearProblems:
         For every score rows are drawn with chances in proportion to their curvature and weighted
         back, for most rows of classes that are told apart well hardly bend at all.
         """
-        rows = self._sample_rows(4 * _SAMPLE)
-        mask = self._drawn_masks(rows)
+        rows = self._sample_rows(_MOMENT_ROWS)
+        features = self._features(rows, self._drawn_masks(rows))
         coef = self._shaped(theta).mean(dim=0).to(self.dtype)
-        bend = torch.cat(
-            [
-                self.loss.bend((self._features(r, m) @ coef)[:, None])[:, 0]
-                for r, m in zip(rows.split(_SAMPLE), mask.split(_SAMPLE), strict=True)
-            ]
-        )
-        bend = bend * (len(self.present) / len(rows))
+        bend = self.loss.bend((features @ coef)[:, None])[:, 0] * (len(self.present) / len(rows))
         count = max(2048, 3 * len(coef))
         generator = torch.Generator().manual_seed(0)
         moments = []
@@ -451,8 +450,7 @@ class LinearProblems:
             chance = (bend[:, k] / bend[:, k].sum().clamp(min=1e-30) * count).clamp(max=1)
             drawn = torch.rand(len(rows), generator=generator).to(rows.device) < chance
             heavy = (bend[drawn, k] / chance[drawn]).sqrt()[:, None].to(self.dtype)
-            part = self._features(rows[drawn], mask[drawn]) * heavy
-            moments.append(part.T @ part)
+            moments.append(gram(features[drawn] * heavy))
         return torch.stack(moments)
 
     def solution(self, theta: Tensor, converged: Tensor, n_iter: int) -> LinearSolution:
