@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from mmfuse import Presence
 from mmfuse.encoders import LogMelEncoder
-from mmfuse.encoders._logmel import deltas, masked_percentiles
+from mmfuse.encoders._logmel import deltas, mel_filters
+from mmfuse.encoders._over_time import changes, masked_percentiles, statistics
 from mmfuse.encoders._waves import read_wave
 from mmfuse.exceptions import EncodingError, SampleError
 
@@ -154,6 +155,34 @@ def test_percentiles_and_deltas_by_hand():
         np.testing.assert_allclose(np.stack([f[row] for f in found]), expected, atol=1e-6)
     slope = deltas(torch.arange(20.0).reshape(1, 1, 20))
     np.testing.assert_allclose(slope[0, 0, 2:-2], 1.0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 40])
+def test_all_frames_are_as_a_span_of_all_frames(n):
+    track = torch.from_numpy(RNG.normal(size=(2, 3, n)))
+    wide = torch.nn.functional.pad(track, (5, 9), value=99.0)
+    span = torch.full((2,), 5), torch.full((2,), 5 + n)
+    for alone, cut in (
+        (statistics(track, [0.0, 0.3, 1.0]), statistics(wide, [0.0, 0.3, 1.0], span)),
+        (changes(track, 4), changes(wide, 4, span)),
+    ):
+        torch.testing.assert_close(torch.stack(alone), torch.stack(cut))
+
+
+@pytest.mark.parametrize("n_fft, win, n", [(401, 401, 8000), (511, 400, 1600), (512, 399, 5000)])
+def test_odd_lengths_of_transform_and_window(n_fft, win, n):
+    wave = noise(n)
+    one = encoder(n_fft=n_fft, win_length=win, n_mels=16, n_scales=0, deltas=False)
+    before = (n_fft - win) // 2
+    window = np.pad(np.hanning(win + 1)[:-1], (before, n_fft - win - before))
+    padded = np.pad(wave.astype(np.float64), (n_fft // 2, (n_fft + 1) // 2), mode="reflect")
+    frames = np.stack([padded[i * 160 : i * 160 + n_fft] for i in range(1 + n // 160)])
+    filters = mel_filters(n_fft // 2 + 1, 16, 20.0, RATE / 2, RATE)
+    power = filters @ (np.abs(np.fft.rfft(frames * window)) ** 2).T
+    track = 10 * np.log10(np.maximum(power / power.max(), 1e-8))
+    found = one.transform([wave, np.tile(wave, 2)])[0]  # in a batch that pads
+    np.testing.assert_allclose(found[:16], track.mean(axis=1), atol=5e-3)
+    np.testing.assert_allclose(one.transform([wave])[0], found, rtol=1e-5, atol=3e-5)
 
 
 def test_names_tell_what_a_feature_is():
