@@ -20,8 +20,8 @@ from scipy.special import log_softmax, softmax
 from sklearn.isotonic import IsotonicRegression
 
 from mmfuse.calibration import TemperatureScaling
+from mmfuse.calibration.by_pattern import HeldOut, PatternCalibration
 from mmfuse.metrics import expected_calibration_error
-from mmfuse.pattern_calibration import HeldOut, PatternCalibration
 
 CLASSES, MODALITIES, TEST_ROWS = 3, 3, 20_000
 Fitted = Callable[[np.ndarray, np.ndarray], np.ndarray]  # scores and presence to probabilities

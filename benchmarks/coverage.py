@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from mmfuse import Blocks, FusionClassifier, FusionRegressor, conformal_intervals, conformal_sets
 from mmfuse.conformal import name_pattern
-from mmfuse.conformal_sets import METHODS, class_scores
+from mmfuse.conformal.sets import METHODS, class_scores
 from mmfuse.heads import EarlyFusion, LateFusion
 
 DATA = Path(os.environ.get("MMFUSE_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -16,7 +16,6 @@ from ordinal import reviews
 from page import write_section
 
 from mmfuse import Blocks, FusionClassifier, decision_curve
-from mmfuse.costs import decide, expected_cost, linear_cost, quadratic_cost
 from mmfuse.heads import EarlyFusion
 from mmfuse.metrics import (
     bootstrap,
@@ -24,6 +23,7 @@ from mmfuse.metrics import (
     operating_points,
     ranked_probability_score,
 )
+from mmfuse.metrics.costs import decide, expected_cost, linear_cost, quadratic_cost
 
 SIZE = 300
 DRAWS = 4

@@ -18,7 +18,7 @@ from sklearn.ensemble import (
 )
 from torch import Tensor, nn
 
-from mmfuse.calibration import TemperatureScaling
+from mmfuse.calibration.temperature import TemperatureScaling
 from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.heads.early import EarlyFusion

@@ -11,8 +11,8 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from mmfuse.columns import Column
 from mmfuse.objectives import Objective
+from mmfuse.solver.columns import Column
 from mmfuse.standardize import StandardisedBlocks
 
 __all__ = ["BaseHead", "FitData", "FitResult", "FusionModule", "HeadOutput"]

@@ -15,7 +15,7 @@ from scipy.special import expit, log_softmax
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor, nn
 
-from mmfuse.calibration import TemperatureScaling
+from mmfuse.calibration.temperature import TemperatureScaling
 
 __all__ = [
     "CALIBRATORS",

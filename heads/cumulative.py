@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmfuse.cumulative import class_thresholds, log_probabilities, uniform_thresholds
 from mmfuse.heads.base import FusionModule, HeadOutput
-from mmfuse.ordinal_solver import OrdinalSolution
+from mmfuse.solver.ordinal import OrdinalSolution
 
 __all__ = ["CumulativeModule", "module_for"]
 

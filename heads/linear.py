@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from mmfuse.heads.base import FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.heads.cumulative import module_for
-from mmfuse.ordinal_solver import OrdinalProblems
 from mmfuse.patterns import dropout_masks
-from mmfuse.solver import LinearProblems, LinearSolution
+from mmfuse.solver.batched import LinearProblems, LinearSolution
+from mmfuse.solver.ordinal import OrdinalProblems
 
 __all__ = ["LinearFit", "LinearModule", "check_strength", "fit_linear"]
 

@@ -15,22 +15,22 @@ if TYPE_CHECKING:  # a type checker sees real imports; a misspelt name is an err
     from mmfuse.blocks import Blocks
     from mmfuse.clinical import ClinicalReport, clinical_report
     from mmfuse.compose import ModalityEncoder
-    from mmfuse.degrade import Degradation, degradation
-    from mmfuse.density import Density
-    from mmfuse.estimators import FusionClassifier, FusionRegressor
+    from mmfuse.degrade.measure import Degradation, degradation
+    from mmfuse.density.piecewise import Density
+    from mmfuse.estimators.classifier import FusionClassifier, FusionRegressor
     from mmfuse.explanations import Explanation, explain, faithfulness
     from mmfuse.finetune import FineTuning
-    from mmfuse.net_benefit import DecisionCurve, decision_curve
+    from mmfuse.metrics.net_benefit import DecisionCurve, decision_curve
     from mmfuse.presence import Presence
     from mmfuse.report import ModalityReport, modality_report
-    from mmfuse.saving import load
+    from mmfuse.saving.folder import load
     from mmfuse.table import ModalityTable
 
 _HOME = {
     "Ablation": "mmfuse.ablation",
     "Blocks": "mmfuse.blocks",
     "ClinicalReport": "mmfuse.clinical",
-    "DecisionCurve": "mmfuse.net_benefit",
+    "DecisionCurve": "mmfuse.metrics.net_benefit",
     "Degradation": "mmfuse.degrade",
     "Density": "mmfuse.density",
     "Explanation": "mmfuse.explanations",
@@ -43,7 +43,7 @@ _HOME = {
     "Presence": "mmfuse.presence",
     "ablate": "mmfuse.ablation",
     "clinical_report": "mmfuse.clinical",
-    "decision_curve": "mmfuse.net_benefit",
+    "decision_curve": "mmfuse.metrics.net_benefit",
     "degradation": "mmfuse.degrade",
     "explain": "mmfuse.explanations",
     "faithfulness": "mmfuse.explanations",
@@ -51,8 +51,9 @@ _HOME = {
     "modality_report": "mmfuse.report",
 }
 _SUBMODULES = (
+    "calibration",
+    "conformal",
     "corruptions",
-    "costs",
     "datasets",
     "encoders",
     "explanations",
@@ -61,6 +62,7 @@ _SUBMODULES = (
     "metrics",
     "plotting",
     "severity",
+    "solver",
     "testing",
 )
 

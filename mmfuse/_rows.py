@@ -11,6 +11,7 @@ import numpy as np
 from mmfuse.presence import Presence
 
 __all__ = [
+    "PREDICT_ROWS",
     "check_lengths",
     "check_name",
     "check_names",
@@ -25,6 +26,8 @@ __all__ = [
     "shorten",
     "unknown_name",
 ]
+
+PREDICT_ROWS = 16_384  # rows on the device, or as densities in memory, at once
 
 _STATES = np.array(sorted(Presence), dtype=np.int8)
 

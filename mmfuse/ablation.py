@@ -19,7 +19,7 @@ from mmfuse.splits import make_folds
 from mmfuse.targets import check_class_target, check_groups, check_value_target, check_weight
 
 if TYPE_CHECKING:
-    from mmfuse.ablation_display import AblationDisplay
+    from mmfuse.plotting.ablation import AblationDisplay
 
 __all__ = ["Ablation", "ablate"]
 
@@ -52,7 +52,7 @@ class Ablation:
 
     def plot(self, ax: Any = None) -> AblationDisplay:
         """Draw the loss of every subset with its interval; needs ``mmfuse[plot]``."""
-        from mmfuse.ablation_display import AblationDisplay
+        from mmfuse.plotting.ablation import AblationDisplay
 
         return AblationDisplay(self).plot(ax)
 
@@ -133,7 +133,7 @@ def ablate(
     >>> bool(found.summary.loc[("linear", "noise"), "score"] < 0.65)
     True
     """
-    from mmfuse.estimators import FusionClassifier, FusionRegressor
+    from mmfuse.estimators.classifier import FusionClassifier, FusionRegressor
 
     if task not in ("auto", "classification", "regression"):
         raise ValueError(
@@ -272,7 +272,7 @@ def _linear(blocks, target, weight, folds, subsets, grid, held: _HeldOut, device
 
     from mmfuse._device import resolve_device
     from mmfuse.objectives import Multinomial, Squared
-    from mmfuse.solver import LinearProblems
+    from mmfuse.solver.batched import LinearProblems
     from mmfuse.standardize import StandardisedBlocks, Standardizer
 
     place = resolve_device(device)

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from mmfuse.targets import check_class_target, check_groups, check_target_kind, check_weight
 
 if TYPE_CHECKING:
-    from mmfuse.estimators import FusionClassifier
+    from mmfuse.estimators.classifier import FusionClassifier
 
 __all__ = [
     "each_output",

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from mmfuse.columns import Column
+from mmfuse.solver.columns import Column
 
 __all__ = ["StandardisedBlocks", "Standardizer"]
 

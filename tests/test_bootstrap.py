@@ -20,7 +20,7 @@ from mmfuse.metrics import (
     quadratic_kappa,
     ranked_probability_score,
 )
-from mmfuse.resampling import bootstrap, bootstrap_means, percentile_interval
+from mmfuse.metrics.resampling import bootstrap, bootstrap_means, percentile_interval
 
 
 def test_bootstrap_interval_of_a_mean_is_the_normal_one():
@@ -66,7 +66,7 @@ def test_groups_of_one_row_are_rows():
 def test_chunks_do_not_change_the_draws(monkeypatch):
     values = np.random.default_rng(0).normal(size=(30, 1))
     whole = bootstrap_means(values, n_bootstrap=20, rng=np.random.default_rng(0))
-    monkeypatch.setattr("mmfuse.resampling._CHUNK", 65)
+    monkeypatch.setattr("mmfuse.metrics.resampling._CHUNK", 65)
     parts = bootstrap_means(values, n_bootstrap=20, rng=np.random.default_rng(0))
     np.testing.assert_allclose(whole, parts)
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from scipy.stats import foldnorm
 from sklearn.metrics import brier_score_loss
 
-from mmfuse.calibration_metrics import _folded_mean
 from mmfuse.metrics import (
     brier_decomposition,
     brier_score,
     classwise_calibration_error,
     expected_calibration_error,
 )
+from mmfuse.metrics.calibration import _folded_mean
 
 CLASSES = [0, 1, 2]
 

@@ -31,7 +31,7 @@ from mmfuse.clinical.reliability import calibration_curve
 from mmfuse.clinical.scores import Scored, score_draws, score_interval, score_names, score_values
 from mmfuse.clinical.tables import subgroup_cells
 from mmfuse.clinical.words import WORDS
-from mmfuse.coverage import coverage_by_pattern
+from mmfuse.conformal.coverage import coverage_by_pattern
 from mmfuse.exceptions import LeakageError, LeakageWarning
 from mmfuse.heads import EarlyFusion
 from mmfuse.metrics import brier_score, log_loss, quadratic_kappa, ranked_probability_score

@@ -16,10 +16,10 @@ from sklearn.exceptions import NotFittedError
 
 from mmfuse import Blocks, FusionClassifier, FusionRegressor, load
 from mmfuse.conformal import Conformal, Strata, conformal_quantile, patterns_to_hide
-from mmfuse.conformal_sets import class_scores
-from mmfuse.coverage import coverage_by_pattern
+from mmfuse.conformal.adapter import matrix_view
+from mmfuse.conformal.coverage import coverage_by_pattern
+from mmfuse.conformal.sets import class_scores
 from mmfuse.heads import EarlyFusion, LateFusion
-from mmfuse.matrix_view import matrix_view
 
 
 def graded(n: int, *, absent: float = 0.3, seed: int = 0) -> tuple[Blocks, np.ndarray, np.ndarray]:

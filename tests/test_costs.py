@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, mean_absolute_error, mean_squared_error
 
-from mmfuse.costs import decide, decision_costs, expected_cost, linear_cost, quadratic_cost
+from mmfuse.metrics.costs import decide, decision_costs, expected_cost, linear_cost, quadratic_cost
 
 GRADES = ["mild", "moderate", "severe"]
 

@@ -10,8 +10,8 @@ from scipy.stats import kstest, norm
 from sklearn.exceptions import NotFittedError
 
 from mmfuse import Density
+from mmfuse.density.recalibration import PITRecalibrator
 from mmfuse.metrics import cde_loss, crps, pit
-from mmfuse.recalibration import PITRecalibrator
 
 EDGES = np.array([0.0, 1.0, 2.0, 4.0, 4.5])
 

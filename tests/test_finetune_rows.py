@@ -23,7 +23,7 @@ def _pictures():
 def _watch(monkeypatch):
     """Rows of the split, and what calibration was given."""
     seen = {}
-    tune, calibrator = run.tune, mmfuse.estimators.make_pattern_calibrator
+    tune, calibrator = run.tune, mmfuse.estimators.classifier.make_pattern_calibrator
 
     def spy_tune(*args, **kwargs):
         seen["tuned"] = tune(*args, **kwargs)
@@ -34,7 +34,7 @@ def _watch(monkeypatch):
         return calibrator(kind, held, *args, **kwargs)
 
     monkeypatch.setattr(run, "tune", spy_tune)
-    monkeypatch.setattr(mmfuse.estimators, "make_pattern_calibrator", spy_calibrator)
+    monkeypatch.setattr(mmfuse.estimators.classifier, "make_pattern_calibrator", spy_calibrator)
     return seen
 
 

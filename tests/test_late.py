@@ -13,7 +13,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 
-from mmfuse import FusionClassifier, FusionRegressor, ModalityTable, _estimator, load
+from mmfuse import FusionClassifier, FusionRegressor, ModalityTable, load
+from mmfuse.estimators import _base
 from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads import AutoFusion, ContextualFusion, EarlyFusion, HeadOutput, LateFusion
 from mmfuse.heads.calibrators import CALIBRATORS
@@ -224,7 +225,7 @@ def test_evidence_is_made_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = two_views(60, absent=0.2)
     model = FusionClassifier(LateFusion(C=1.0), random_state=0).fit(X, y)
     whole = model.evidence(X)
-    monkeypatch.setattr(_estimator, "_PREDICT_ROWS", 7)
+    monkeypatch.setattr(_base, "PREDICT_ROWS", 7)
     np.testing.assert_allclose(model.evidence(X), whole, atol=1e-12)
     assert model.evidence(model.encode(X)[:0]).shape == (0, 2, 3)
 

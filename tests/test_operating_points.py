@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import precision_score, recall_score
 
 from mmfuse.metrics import choose_threshold, operating_points
-from mmfuse.operating_points import wilson_interval
+from mmfuse.metrics.thresholds import wilson_interval
 
 CLASSES = [0, 1, 2]
 RATES = ["sensitivity", "specificity", "ppv", "npv"]

@@ -14,8 +14,8 @@ from mmfuse.heads.cumulative import CumulativeModule, module_for
 from mmfuse.heads.frank_hall import FrankHallModule
 from mmfuse.heads.linear import LinearModule
 from mmfuse.objectives import Cumulative
-from mmfuse.ordinal_solver import OrdinalProblems
 from mmfuse.patterns import dropout_masks
+from mmfuse.solver.ordinal import OrdinalProblems
 
 
 def graded(n: int = 150, classes: int = 4, seed: int = 0):

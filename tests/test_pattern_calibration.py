@@ -11,8 +11,8 @@ from scipy.special import log_softmax, softmax
 
 import mmfuse
 from mmfuse import FusionClassifier
+from mmfuse.calibration.by_pattern import HeldOut, PatternCalibration, _basis, _Case
 from mmfuse.heads import EarlyFusion, LateFusion
-from mmfuse.pattern_calibration import HeldOut, PatternCalibration, _basis, _Case
 
 FULL, LAME = (True, True), (True, False)
 

@@ -20,7 +20,7 @@ from sklearn.linear_model import QuantileRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from mmfuse import FusionRegressor, load
-from mmfuse.binning import step_quantile
+from mmfuse.density.binning import step_quantile
 from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.heads import AutoFusion, ContextualFusion, EarlyFusion, LateFusion, TextCentricFusion
 from mmfuse.heads.pool import PoolData, fit_pool

@@ -14,10 +14,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import KFold
 
-from mmfuse import FusionClassifier, FusionRegressor, ModalityTable, load, saving
+from mmfuse import FusionClassifier, FusionRegressor, ModalityTable, load
 from mmfuse.encoders import LogMelEncoder, NumericEncoder
 from mmfuse.exceptions import SavedModelError
 from mmfuse.heads import EarlyFusion, LateFusion
+from mmfuse.saving import folder as saving
 from tests.head_list import heads_for
 from tests.samples import two_views
 from tests.test_estimators import clinic

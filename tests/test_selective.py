@@ -16,9 +16,9 @@ import pytest
 from scipy.stats import binom
 
 from mmfuse import FusionClassifier, load
+from mmfuse.conformal.risk_control import clopper_pearson, controlled_threshold
 from mmfuse.heads import LateFusion
 from mmfuse.plotting import CoverageDisplay
-from mmfuse.selective import clopper_pearson, controlled_threshold
 from tests.test_conformal import graded, trained_regressor
 
 

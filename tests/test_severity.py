@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfuse import FusionClassifier, ModalityTable, decision_curve, load
-from mmfuse.costs import decide, linear_cost
 from mmfuse.heads import EarlyFusion
 from mmfuse.metrics import bootstrap, operating_points, ranked_probability_score
+from mmfuse.metrics.costs import decide, linear_cost
 from mmfuse.severity import (
     PCL,
     PHQ8,

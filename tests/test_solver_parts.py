@@ -8,11 +8,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from mmfuse.lbfgs import minimise
 from mmfuse.objectives import Multinomial
 from mmfuse.patterns import dropout_masks
-from mmfuse.preconditioner import AxesPreconditioner, ByScorePreconditioner
 from mmfuse.solver import LinearProblems
+from mmfuse.solver.lbfgs import minimise
+from mmfuse.solver.preconditioner import AxesPreconditioner, ByScorePreconditioner
 from mmfuse.standardize import StandardisedBlocks, Standardizer
 
 

@@ -258,7 +258,7 @@ def demo(
 def _make_estimator(
     sources: list[Any], y: np.ndarray, head: Head, task: Task, on_error: OnError, seed: int
 ) -> Any:
-    from mmfuse.estimators import FusionClassifier, FusionRegressor
+    from mmfuse.estimators.classifier import FusionClassifier, FusionRegressor
     from mmfuse.heads import EarlyFusion, LateFusion
 
     encoders = {}
@@ -304,7 +304,7 @@ def _open(
 ) -> tuple[Any, pd.DataFrame, ModalityTable]:
     """Load a model and read a manifest as the model reads it."""
     from mmfuse.cli import manifest as reading
-    from mmfuse.saving import load
+    from mmfuse.saving.folder import load
 
     fitted = load(model)
     names = getattr(fitted, "output_names_", None)

@@ -16,7 +16,7 @@ from mmfuse.datasets import export_av_digits
 from mmfuse.exceptions import ModalityNeglectWarning
 
 if TYPE_CHECKING:
-    from mmfuse.estimators import FusionClassifier
+    from mmfuse.estimators.classifier import FusionClassifier
     from mmfuse.table import ModalityTable
 
 __all__ = ["run_demo"]
@@ -90,7 +90,7 @@ def _encode(X: ModalityTable, verbose: int) -> float:
 def _fit(
     X: ModalityTable, y: np.ndarray, speakers: np.ndarray, echo: Callable[[str], object]
 ) -> FusionClassifier:
-    from mmfuse.estimators import FusionClassifier
+    from mmfuse.estimators.classifier import FusionClassifier
 
     started = time.perf_counter()
     model = FusionClassifier(encoders=_make_encoders(), random_state=0)
@@ -126,7 +126,7 @@ def _save_and_reload(
     out: Path,
     echo: Callable[[str], object],
 ) -> dict[str, Any]:
-    from mmfuse.saving import load
+    from mmfuse.saving.folder import load
 
     model.input_columns_ = {
         "image": {"columns": ["photo_path"], "kind": "image"},

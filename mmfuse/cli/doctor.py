@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse import weights
-from mmfuse._codec import Decoder
 from mmfuse._version import __version__
 from mmfuse.cache import cache_folder, list_caches
-from mmfuse.saving import _verified_config
+from mmfuse.saving._codec import Decoder
+from mmfuse.saving.folder import _verified_config
 
 __all__ = ["Examination", "ExtraState", "ModelState", "WeightState", "examine"]
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmfuse._events import event_probability, event_sets
 from mmfuse.blocks import Blocks
 from mmfuse.clinical.card import card_table
 from mmfuse.clinical.flow import flow_table, modality_table, pattern_table
@@ -21,13 +20,14 @@ from mmfuse.clinical.reliability import calibration_curve
 from mmfuse.clinical.scores import Scored, score_interval, score_names
 from mmfuse.clinical.sheet import ClinicalReport
 from mmfuse.clinical.subgroups import subgroup_table
-from mmfuse.coverage import coverage_by_pattern
-from mmfuse.estimators import FusionClassifier
+from mmfuse.conformal.coverage import coverage_by_pattern
+from mmfuse.estimators.classifier import FusionClassifier
 from mmfuse.exceptions import ModalityNeglectWarning
 from mmfuse.explanations import explain
 from mmfuse.metrics import expected_calibration_error
-from mmfuse.net_benefit import decision_curve
-from mmfuse.operating_points import operating_points
+from mmfuse.metrics._events import event_probability, event_sets
+from mmfuse.metrics.net_benefit import decision_curve
+from mmfuse.metrics.thresholds import operating_points
 from mmfuse.report import ModalityReport, modality_report
 
 __all__ = ["Options", "Rows", "assemble"]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmfuse._require import require
-from mmfuse.coverage_display import CoverageDisplay
-from mmfuse.decision_display import DecisionCurveDisplay
-from mmfuse.report.panels import DARK, GREY, bare
+from mmfuse.plotting.coverage import CoverageDisplay
+from mmfuse.plotting.decisions import DecisionCurveDisplay
+from mmfuse.plotting.panels import DARK, GREY, bare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ import pandas as pd
 
 from mmfuse.blocks import Blocks
 from mmfuse.clinical.scores import Scored, score_interval
-from mmfuse.conformal import name_pattern
+from mmfuse.conformal.thresholds import name_pattern
 from mmfuse.presence import Presence
 
 __all__ = ["flow_table", "modality_table", "pattern_table"]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mmfuse._metric_checks import class_codes
+from mmfuse.metrics._checks import class_codes
 from mmfuse.table import ModalityTable
 
 __all__ = [

@@ -9,8 +9,8 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from mmfuse.clinical.draws import draw_counts
-from mmfuse.operating_points import wilson_interval
-from mmfuse.resampling import bootstrap_means, percentile_interval
+from mmfuse.metrics.resampling import bootstrap_means, percentile_interval
+from mmfuse.metrics.thresholds import wilson_interval
 
 __all__ = ["CalibrationCurve", "calibration_curve"]
 

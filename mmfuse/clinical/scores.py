@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from mmfuse._events import event_probability
 from mmfuse.clinical.draws import draw_counts
-from mmfuse.resampling import percentile_interval
+from mmfuse.metrics._events import event_probability
+from mmfuse.metrics.resampling import percentile_interval
 
 __all__ = [
     "LOWER_IS_BETTER",

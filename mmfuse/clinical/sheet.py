@@ -25,9 +25,9 @@ from mmfuse.clinical.inputs import (
     read_outcome,
 )
 from mmfuse.clinical.reliability import CalibrationCurve
-from mmfuse.net_benefit import DecisionCurve
+from mmfuse.metrics.net_benefit import DecisionCurve
+from mmfuse.metrics.resampling import check_draws, check_units
 from mmfuse.report import ModalityReport
-from mmfuse.resampling import check_draws, check_units
 
 __all__ = ["ClinicalReport", "clinical_report"]
 
@@ -278,7 +278,7 @@ def clinical_report(
     Notes
     -----
     Calibration, net benefit and prediction sets are those of `mmfuse.clinical.reliability`,
-    `mmfuse.decision_curve` and `mmfuse.coverage.coverage_by_pattern`. No row has a weight.
+    `mmfuse.decision_curve` and `mmfuse.conformal.coverage_by_pattern`. No row has a weight.
 
     References
     ----------

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmfuse._events import event_probability
 from mmfuse.clinical.inputs import in_order
 from mmfuse.clinical.scores import Scored, score_interval, score_names
+from mmfuse.metrics._events import event_probability
 
 __all__ = ["subgroup_scores", "subgroup_table"]
 

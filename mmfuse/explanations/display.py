@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmfuse._require import require
-from mmfuse.report.panels import DARK, GREY, bare
+from mmfuse.plotting.panels import DARK, GREY, bare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
-from mmfuse._estimator import FusionEstimator
 from mmfuse.blocks import Blocks
+from mmfuse.estimators._base import FusionEstimator
 from mmfuse.explanations import features as inside
 from mmfuse.explanations.evaluate import Evaluator, modality_shapley
 from mmfuse.explanations.explanation import Explanation

@@ -16,8 +16,8 @@ from mmfuse.explanations.explanation import Explanation
 from mmfuse.explanations.features import Group, feature_groups, feature_names
 from mmfuse.explanations.quantity import make_quantity
 from mmfuse.explanations.summary import check_bootstrap, group_codes
+from mmfuse.metrics.resampling import bootstrap_means, percentile_interval
 from mmfuse.presence import Presence
-from mmfuse.resampling import bootstrap_means, percentile_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,8 +14,8 @@ from sklearn.base import clone
 from sklearn.utils import _safe_indexing, check_random_state
 
 from mmfuse._random import spawn_seed
+from mmfuse.metrics.resampling import bootstrap_means, percentile_interval
 from mmfuse.presence import Presence
-from mmfuse.resampling import bootstrap_means, percentile_interval
 
 if TYPE_CHECKING:
     from mmfuse.explanations.explanation import Explanation

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from mmfuse.resampling import bootstrap_means
+from mmfuse.metrics.resampling import bootstrap_means
 
 __all__ = ["Judge", "best_column", "held_out_predictions", "linear_model", "principal_model"]
 

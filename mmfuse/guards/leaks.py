@@ -24,8 +24,8 @@ from mmfuse.guards._single import (
     principal_model,
 )
 from mmfuse.guards.groups import check_disjoint
+from mmfuse.metrics.resampling import percentile_interval
 from mmfuse.presence import Presence
-from mmfuse.resampling import percentile_interval
 from mmfuse.splits import folds_within, make_folds
 from mmfuse.targets import check_class_target, check_groups, check_value_target
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mmfuse._estimator import _PREDICT_ROWS
-from mmfuse.binning import quantile_levels
-from mmfuse.density import Density
+from mmfuse._rows import PREDICT_ROWS
+from mmfuse.density.binning import quantile_levels
+from mmfuse.density.piecewise import Density
 
 __all__ = ["FITTED", "Output", "fill_with_prior"]
 
@@ -70,8 +70,8 @@ class Output:
         """Values (n, T): here the summary of the density that the model's ``point`` names."""
         blocks = model.encode(X)
         values = [np.empty(0)]
-        for start in range(0, len(blocks), _PREDICT_ROWS):  # a density is wide
-            density = self.density(model, blocks[start : start + _PREDICT_ROWS], None)
+        for start in range(0, len(blocks), PREDICT_ROWS):  # a density is wide
+            density = self.density(model, blocks[start : start + PREDICT_ROWS], None)
             values.append(getattr(density, model.point)())
         return np.concatenate(values)[:, None]
 

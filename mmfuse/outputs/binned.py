@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 
-from mmfuse.binning import bin_index, make_edges
-from mmfuse.calibration import make_calibrator
-from mmfuse.density import Density
+from mmfuse.calibration.temperature import make_calibrator
+from mmfuse.density.binning import bin_index, make_edges
+from mmfuse.density.piecewise import Density
+from mmfuse.density.recalibration import PITRecalibrator, apply_map
 from mmfuse.outputs.base import Output, Train
-from mmfuse.recalibration import PITRecalibrator, apply_map
 
 __all__ = ["BinnedOutput"]
 

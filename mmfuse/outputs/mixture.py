@@ -9,15 +9,15 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import ndtr
 
-from mmfuse.binning import (
+from mmfuse.density.binning import (
     centre_and_spread,
     default_grid,
     step_quantile,
     weighted_quantiles,
 )
-from mmfuse.density import Density, check_edges
+from mmfuse.density.piecewise import Density, check_edges
+from mmfuse.density.recalibration import PITRecalibrator, apply_map
 from mmfuse.outputs.base import Output, Train, fill_with_prior
-from mmfuse.recalibration import PITRecalibrator, apply_map
 
 __all__ = ["MixtureOutput"]
 

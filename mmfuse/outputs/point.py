@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mmfuse._estimator import _PREDICT_ROWS
-from mmfuse.binning import centre_and_spread, default_grid, step_quantile, weighted_quantiles
-from mmfuse.density import Density, check_edges
+from mmfuse._rows import PREDICT_ROWS
+from mmfuse.density.binning import (
+    centre_and_spread,
+    default_grid,
+    step_quantile,
+    weighted_quantiles,
+)
+from mmfuse.density.piecewise import Density, check_edges
 from mmfuse.exceptions import UnsupportedObjectiveError
 from mmfuse.outputs.base import Output, Train, fill_with_prior
 
@@ -127,8 +132,8 @@ def _moments(model: Any, X: Any) -> tuple[Any, np.ndarray, np.ndarray]:
     mean, std = np.empty((2, len(blocks)))
     std[:] = model.residual_std_[0]
     with torch.inference_mode():
-        for start in range(0, len(blocks), _PREDICT_ROWS):
-            rows = slice(start, start + _PREDICT_ROWS)
+        for start in range(0, len(blocks), PREDICT_ROWS):
+            rows = slice(start, start + PREDICT_ROWS)
             part = blocks[rows]
             present = torch.as_tensor(part.present, device=model.device_)
             output = model.head_(model.scaler_(model._tensors(part)), present)

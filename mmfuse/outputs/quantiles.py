@@ -8,8 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
-from mmfuse.binning import centre_and_spread, default_grid, step_quantile, weighted_quantiles
-from mmfuse.density import Density, check_edges
+from mmfuse.density.binning import (
+    centre_and_spread,
+    default_grid,
+    step_quantile,
+    weighted_quantiles,
+)
+from mmfuse.density.piecewise import Density, check_edges
 from mmfuse.outputs.base import Output, Train, fill_with_prior
 
 __all__ = ["QuantileOutput", "at_levels", "cdf_of_quantiles"]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mmfuse._metric_checks import class_codes
+from mmfuse.metrics._checks import class_codes
 from mmfuse.report.subsets import ClassificationTask, RegressionTask, Task
 
-__all__ = ["as_task", "check_groups", "check_one_output", "check_rows", "check_weight"]
+__all__ = [
+    "as_task",
+    "check_groups",
+    "check_one_output",
+    "check_options",
+    "check_rows",
+    "check_weight",
+]
 
 _SHOWN = 5
 
@@ -129,3 +137,21 @@ def _rows(mask: np.ndarray) -> str:
 
 def _python(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def check_options(
+    names: tuple[str, ...], n_bootstrap: int, confidence: float, max_modalities: int
+) -> None:
+    if not isinstance(n_bootstrap, Integral) or isinstance(n_bootstrap, bool) or n_bootstrap < 1:
+        raise ValueError(
+            f"modality_report: n_bootstrap must be an integer of at least 1; got {n_bootstrap!r}."
+        )
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(
+            f"modality_report: confidence must lie between 0 and 1; got {confidence!r}."
+        )
+    if len(names) > max_modalities:
+        raise ValueError(
+            f"modality_report: {len(names)} modalities have {2 ** len(names)} subsets to predict, "
+            f"and max_modalities={max_modalities}. Pass max_modalities={len(names)} to go ahead."
+        )

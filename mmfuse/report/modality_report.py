@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import dataclass
-from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,15 +23,18 @@ from mmfuse.report.checks import (
     as_task,
     check_groups,
     check_one_output,
+    check_options,
     check_rows,
     check_weight,
 )
 from mmfuse.report.subsets import BASELINE, ClassificationTask, SubsetScores, Task, score_subsets
 from mmfuse.report.tables import (
+    baseline_entry,
     baseline_note,
     cell_states,
     draw_scores,
     fusion_note,
+    loss_change,
     modality_frame,
     neglect_note,
     part_note,
@@ -40,7 +42,6 @@ from mmfuse.report.tables import (
     subset_frame,
 )
 from mmfuse.report.text import report_text
-from mmfuse.resampling import percentile_interval
 from mmfuse.training_record import check_held_out
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ def modality_report(
     check_is_fitted(model, "modalities_")
     check_one_output(model)
     names = tuple(model.modalities_)
-    _check_options(names, n_bootstrap, confidence, max_modalities)
+    check_options(names, n_bootstrap, confidence, max_modalities)
     blocks = X if isinstance(X, Blocks) else model.encode(X)
     y = check_rows(y, "y", len(blocks))
     weight = check_weight(sample_weight, len(blocks))
@@ -328,24 +329,6 @@ def modality_report(
     return report
 
 
-def _check_options(
-    names: tuple[str, ...], n_bootstrap: int, confidence: float, max_modalities: int
-) -> None:
-    if not isinstance(n_bootstrap, Integral) or isinstance(n_bootstrap, bool) or n_bootstrap < 1:
-        raise ValueError(
-            f"modality_report: n_bootstrap must be an integer of at least 1; got {n_bootstrap!r}."
-        )
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(
-            f"modality_report: confidence must lie between 0 and 1; got {confidence!r}."
-        )
-    if len(names) > max_modalities:
-        raise ValueError(
-            f"modality_report: {len(names)} modalities have {2 ** len(names)} subsets to predict, "
-            f"and max_modalities={max_modalities}. Pass max_modalities={len(names)} to go ahead."
-        )
-
-
 def _assemble(
     names: tuple[str, ...],
     blocks: Blocks,
@@ -361,13 +344,13 @@ def _assemble(
     modalities = modality_frame(names, states, task, scores, samples, confidence)
     full = len(scores.loss) - 1
     best = min(range(len(names)), key=lambda i: scores.loss[1 << i])
-    change = _change(scores, samples, 1 << best, scores.loss[1 << best], confidence)
+    change = loss_change(scores, samples, 1 << best, scores.loss[1 << best], confidence)
     worse = len(names) > 1 and change[1] > rounding(scores)
     part = scores.best_part
     wider = 1.0 - (1.0 - confidence) / max(full - 1, 1)
-    part_change = _change(scores, samples, part, scores.loss[part], wider)
+    part_change = loss_change(scores, samples, part, scores.loss[part], wider)
     best_part = tuple(name for i, name in enumerate(names) if part >> i & 1)
-    bottom = _change(scores, samples, BASELINE, scores.baseline[1], confidence)
+    bottom = loss_change(scores, samples, BASELINE, scores.baseline[1], confidence)
     notes = [neglect_note(row, task, len(blocks), confidence) for _, row in modalities.iterrows()]
     if worse:
         notes.append(fusion_note(names[best], task, scores, change, 1 << best, confidence))
@@ -390,32 +373,12 @@ def _assemble(
         fusion_worse=worse,
         best_part=best_part,
         part_change=part_change,
-        baseline=_baseline(task, scores, bottom),
+        baseline=baseline_entry(task, scores, bottom),
         n_rows=len(blocks),
         n_groups=None if groups is None else len(np.unique(groups)),
         n_bootstrap=int(n_bootstrap),
         confidence=float(confidence),
     )
-
-
-def _change(
-    scores: SubsetScores,
-    samples: dict[int, tuple[np.ndarray, np.ndarray]],
-    mask: int,
-    loss: float,
-    confidence: float,
-) -> tuple[float, float, float]:
-    """Loss of the full set less that of another prediction, and its interval."""
-    full = len(scores.loss) - 1
-    low, high = percentile_interval(samples[full][0] - samples[mask][0], confidence)
-    return float(scores.loss[full] - loss), float(low), float(high)
-
-
-def _baseline(task: Task, scores: SubsetScores, change: tuple) -> dict[str, Any]:
-    name, loss, score, third = scores.baseline
-    ends = [f"{task.loss}_change{end}" for end in ("", "_low", "_high")]
-    found = {"name": name, task.score: score, task.loss: loss, scores.third_name: third}
-    return found | dict(zip(ends, change, strict=True))
 
 
 def _plain(value: Any) -> Any:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mmfuse.blocks import Blocks
+from mmfuse.metrics.resampling import bootstrap_means, percentile_interval
 from mmfuse.presence import Presence
 from mmfuse.report.shapley import shapley_values
 from mmfuse.report.subsets import SubsetScores, Task
 from mmfuse.report.text import EMPTY_SUBSET, figure, interval, metric_name, percent
-from mmfuse.resampling import bootstrap_means, percentile_interval
 
 __all__ = [
+    "baseline_entry",
     "baseline_note",
     "cell_states",
     "draw_scores",
     "fusion_note",
+    "loss_change",
     "modality_frame",
     "neglect_note",
     "part_note",
@@ -172,3 +175,23 @@ def baseline_note(task: Task, scores: SubsetScores, change: tuple, confidence: f
         f"the model {verb} the {name}: {metric_name(task.loss)} {figure(scores.loss[-1])} against "
         f"{figure(loss)}, a difference of {interval(*change)} ({100 * confidence:.4g}% interval)."
     )
+
+
+def loss_change(
+    scores: SubsetScores,
+    samples: dict[int, tuple[np.ndarray, np.ndarray]],
+    mask: int,
+    loss: float,
+    confidence: float,
+) -> tuple[float, float, float]:
+    """Loss of the full set less that of another prediction, and its interval."""
+    full = len(scores.loss) - 1
+    low, high = percentile_interval(samples[full][0] - samples[mask][0], confidence)
+    return float(scores.loss[full] - loss), float(low), float(high)
+
+
+def baseline_entry(task: Task, scores: SubsetScores, change: tuple) -> dict[str, Any]:
+    name, loss, score, third = scores.baseline
+    ends = [f"{task.loss}_change{end}" for end in ("", "_low", "_high")]
+    found = {"name": name, task.score: score, task.loss: loss, scores.third_name: third}
+    return found | dict(zip(ends, change, strict=True))

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
-from mmfuse.estimators import FusionClassifier
+from mmfuse.estimators.classifier import FusionClassifier
+from mmfuse.estimators.regressor import FusionRegressor
 from mmfuse.heads.base import BaseHead
-from mmfuse.regressor import FusionRegressor
 from mmfuse.testing._run import Check, demand, demand_close, run_checks
 from mmfuse.testing.tables import two_values, two_views
 
