@@ -319,15 +319,26 @@ def _prepared(path: Path, config: str) -> sqlite3.Connection:
     """Open a cache file, and make it one where it is new."""
     connection = _open(path)
     try:
-        connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.executescript(_TABLES)
-        with connection:
-            connection.execute("INSERT OR IGNORE INTO meta VALUES ('config', ?)", (config,))
+        if not _is_made(connection):
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.executescript(_TABLES)
+            with connection:
+                connection.execute("INSERT OR IGNORE INTO meta VALUES ('config', ?)", (config,))
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _is_made(connection: sqlite3.Connection) -> bool:
+    """Whether a file has all that is written first; the configuration comes last."""
+    try:
+        return connection.execute("SELECT 1 FROM meta WHERE name = 'config'").fetchone() is not None
+    except sqlite3.OperationalError as exc:
+        if "no such table" in str(exc):
+            return False
+        raise
 
 
 def _insert(connection: sqlite3.Connection, rows: list[tuple[bytes, bytes, bytes]]) -> None:
