@@ -110,7 +110,8 @@ class _Run:
             return
         encoder = self.encoder
         device, module = resolve_device(encoder.device), encoder.module()
-        self.alone = encoder.cpu_room if device == "cpu" else None
+        if device == "cpu" and encoder.cpu_room is not None:
+            self.alone = encoder.cpu_room // 2
         with closing(self._decoded(jobs)) as decoded:
             for window in windows(decoded, count=self._window, size=_size, room=_WINDOW_BYTES):
                 for batch in batches(

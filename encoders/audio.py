@@ -128,7 +128,7 @@ class LogMelEncoder(BaseEncoder):
     modality: ClassVar[str] = "audio"
     libraries: ClassVar[tuple[str, ...]] = ("soundfile", "scipy")
     batch_room: ClassVar[int | None] = 1 << 22  # samples
-    cpu_room: ClassVar[int | None] = 1 << 15
+    cpu_room: ClassVar[int | None] = 1 << 17
 
     def __init__(
         self,

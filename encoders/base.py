@@ -83,7 +83,7 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
 
     Larger activations are given back to the system after each layer and asked for again."""
     cpu_room: ClassVar[int | None] = None
-    """The same as a padded length, where items have one; longer items go alone."""
+    """The same as a padded length, where items have one; those longer than half go alone."""
     batch_room: ClassVar[int | None] = None
     """Largest padded length of a batch (items times the longest), where items have a length."""
     nan_features: ClassVar[bool] = False
