@@ -203,9 +203,7 @@ class LogMelStatistics(LogMelTracks):
             spans.append((start, torch.maximum(stop, start + 1)))
         return spans
 
-    def _described(
-        self, tracks: list[Tensor], span: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
+    def _described(self, tracks: list[Tensor], span: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Return what is said of a span; None is all frames."""
         parts = statistics(tracks[0], self.shares, span)
         parts += changes(tracks[0], self.n_scales, span)

@@ -149,5 +149,3 @@ def _sorted(track: Tensor) -> Tensor:
     if track.device.type != "cpu" or track.requires_grad:
         return track.sort(dim=-1).values
     return torch.from_numpy(np.sort(track.numpy(), axis=-1))
-
-

@@ -1,4 +1,4 @@
-"""16-bit WAV files, read several times faster than by libsndfile, which converts in small pieces."""
+"""16-bit WAV files, which libsndfile reads several times more slowly, in small pieces."""
 
 from __future__ import annotations
 
