@@ -90,21 +90,25 @@ class LogMelTracks(nn.Module):
         bool
             Whether every clip has all of these frames.
         """
-        wave, length = batch["wave"], batch["length"]
+        spectrum, frames = self.log_mel(batch["wave"], batch["length"])
+        full = bool((frames == spectrum.shape[2]).all())
+        tracks = [spectrum]
+        if self.deltas:
+            tracks.append(deltas(spectrum if full else _hold_last(spectrum, frames)))
+        return tracks, frames, full
+
+    def log_mel(self, wave: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-Mel spectra (n, n_mels, frames) in dB below the clip's maximum, and the
+        number of frames (n,) of each clip; later frames have no meaning."""
         full = wave.shape[1] >= self.n_fft and bool((length == wave.shape[1]).all())
-        wave = self._reflected(wave) if full else self._centred(wave, length)
-        power = self._mel_power(wave)
+        power = self._mel_power(self._reflected(wave) if full else self._centred(wave, length))
         frames = 1 + length // self.hop_length  # their centres lie in the clip
         if not full:
             valid = torch.arange(power.shape[2], device=wave.device) < frames[:, None]
             power = power.masked_fill(~valid[:, None], 0.0)
         loudest = power.amax(dim=(1, 2), keepdim=True)
         floor = 10 ** (-self.top_db / 10)
-        spectrum = (power / loudest).clamp_(min=floor).log10_().mul_(10)
-        tracks = [spectrum]
-        if self.deltas:
-            tracks.append(deltas(spectrum if full else _hold_last(spectrum, frames)))
-        return tracks, frames, full
+        return (power / loudest).clamp_(min=floor).log10_().mul_(10), frames
 
     def _mel_power(self, wave: Tensor) -> Tensor:
         """Return the power (n, n_mels, frames) of waves that are padded on both sides."""

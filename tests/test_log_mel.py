@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -210,6 +211,17 @@ def test_gradients_reach_the_samples():
     wave = torch.from_numpy(noise(3000))[None].requires_grad_()
     module({"wave": wave, "length": torch.tensor([3000])}).sum().backward()
     assert torch.isfinite(wave.grad).all() and wave.grad.abs().sum() > 0
+
+
+def test_gradients_are_those_of_the_clip_in_a_batch_that_pads():
+    module = deepcopy(encoder(n_mels=16, n_segments=2).module()).double()
+    wave = torch.from_numpy(noise(3000)).double()
+    alone = wave[None].clone().requires_grad_()
+    padded = torch.nn.functional.pad(wave.repeat(2, 1), (0, 2000)).requires_grad_()
+    module({"wave": alone, "length": torch.tensor([3000])}).square().sum().backward()
+    both = module({"wave": padded, "length": torch.tensor([3000, 4000])})[0]
+    both.square().sum().backward()
+    torch.testing.assert_close(padded.grad[0, :3000], alone.grad[0], rtol=1e-3, atol=1e-3)
 
 
 # Kinds of sounds.
