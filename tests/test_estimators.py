@@ -56,6 +56,17 @@ def clinic(n: int = 90) -> tuple[pd.DataFrame, np.ndarray]:
     return frame, y
 
 
+@pytest.mark.parametrize("head", [LateFusion(C=1.0), EarlyFusion(C=1.0)])
+def test_rows_in_reverse_are_the_same_rows(head) -> None:
+    X, y = two_views(absent=0.2)
+    blocks = FusionClassifier(head, random_state=0).fit(X, y).encode(X)
+    model = FusionClassifier(head, random_state=0).fit(blocks[::-1], y[::-1])
+    turned = Blocks({name: blocks[name][::-1] for name in blocks.names}, blocks.presence[::-1])
+    expected = model.predict_proba(blocks)
+    for reverse in (blocks[::-1], turned, X[::-1]):
+        np.testing.assert_allclose(model.predict_proba(reverse)[::-1], expected, atol=1e-6)
+
+
 def test_cross_validation_with_groups() -> None:
     X, y = two_views(absent=0.2)
     groups = np.repeat(np.arange(12), 10)
