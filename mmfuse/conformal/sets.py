@@ -292,7 +292,9 @@ class ConformalSetsMixin:
         >>> X, y = load_iris(return_X_y=True)
         >>> views = {"sepal": [0, 1], "petal": [2, 3]}
         >>> model = FusionClassifier(modalities=views, random_state=0).fit(X[::2], y[::2])
-        >>> sets = model.conformalize(X[1::4], y[1::4]).predict_set(X[3::4])
+        >>> held = X[1::4], y[1::4]
+        >>> model = model.conformalize(*held, overlap="ignore")  # one flower is there twice
+        >>> sets = model.predict_set(X[3::4])
         >>> sets.shape
         (37, 3)
         """
