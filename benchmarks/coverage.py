@@ -24,8 +24,10 @@ import pandas as pd
 from page import write_section
 from tqdm.auto import tqdm
 
-from mmfuse import Blocks, FusionClassifier, FusionRegressor, conformal_intervals, conformal_sets
+from mmfuse import Blocks, FusionClassifier, FusionRegressor
+from mmfuse.conformal import intervals as conformal_intervals
 from mmfuse.conformal import name_pattern
+from mmfuse.conformal import sets as conformal_sets
 from mmfuse.conformal.sets import METHODS, class_scores
 from mmfuse.heads import EarlyFusion, LateFusion
 
@@ -33,6 +35,7 @@ DATA = Path(os.environ.get("MMFUSE_DATA", Path(__file__).parents[2] / "shared" /
 RATES = (0.05, 0.2, 0.4, 0.6)
 COVERAGE = 0.9
 POPULATION, TRAIN, CALIBRATE, TEST = 30_000, 600, 2000, 3000
+CALIBRATE_FEW_GAPS = 3000  # at 5 % absence: patterns with one gap then have 100 rows in most draws
 ENOUGH = 100  # calibration rows from which a pattern is held to 1.5 points
 
 
@@ -117,14 +120,19 @@ def measure(model, X: Blocks, y: np.ndarray, **options) -> pd.DataFrame:
 
 
 def pooled(frames: list[pd.DataFrame]) -> dict[str, str]:
-    """Coverage over seeds: all rows, and the patterns by how they were calibrated."""
+    """Coverage over seeds: all rows, and the patterns by how they were calibrated.
+
+    A pattern has enough rows if it has them on average, and then counts in all seeds: only those
+    in which it happens to have many would be few seeds, and noise.
+    """
     every = pd.concat(frames)
     named = every["pattern"] != "nothing"
     own = named & (every["source"] == "own")
+    enough = every.groupby("pattern")["rows"].transform("mean") >= ENOUGH
     parts = {
-        "enough": every[own & (every["rows"] >= ENOUGH)],
-        "few": every[own & (every["rows"] < ENOUGH)],
-        "hidden": every[named & (every["source"] == "hidden")],
+        "enough": every[named & enough],
+        "few": every[own & ~enough],
+        "hidden": every[named & ~enough & (every["source"] == "hidden")],
         "nothing": every[~named],
     }
     out = {"all rows": _share(every)}
@@ -132,11 +140,19 @@ def pooled(frames: list[pd.DataFrame]) -> dict[str, str]:
     shares = low_high["covered"] / low_high["test_rows"]
     out["patterns with 100 rows: lowest"] = f"{100 * shares.min():.1f}" if len(shares) else ""
     out["highest"] = f"{100 * shares.max():.1f}" if len(shares) else ""
+    out["s.e."] = f"{100 * _error(parts['enough']):.1f}" if len(shares) else ""
     out["30 to 99 rows"] = _share(parts["few"])
     out["hidden"] = _share(parts["hidden"])
     out["nothing present"] = _share(parts["nothing"])
     out["size"] = f"{every['size'].sum() / every['test_rows'].sum():.2f}"
     return out
+
+
+def _error(part: pd.DataFrame) -> float:
+    """Largest standard error of the coverage of a pattern, over seeds."""
+    share = part["covered"] / part["test_rows"]
+    spread = share.groupby(part["pattern"]).agg(["std", "count"])
+    return float((spread["std"] / spread["count"] ** 0.5).max())
 
 
 def _share(part: pd.DataFrame) -> str:
@@ -161,12 +177,13 @@ def simulated(seeds: int, bar: tqdm) -> list[dict]:
             head = EarlyFusion(C=1.0) if r % 2 else LateFusion(C=1.0)
             train, grade, value = cohort(TRAIN, rate, informative, rng)
             X, grades, values = cohort(POPULATION, rate, informative, rng)
+            calibrate = CALIBRATE_FEW_GAPS if rate == RATES[0] else CALIBRATE
             for name, model in models(head, rate).items():
                 classes = name == "sets"
                 model.fit(train, grade if classes else value)
                 y = grades if classes else values
                 people, frames = Scored(model, X, y), []
-                for fit, test in draws(POPULATION, (CALIBRATE, TEST), seeds):
+                for fit, test in draws(POPULATION, (calibrate, TEST), seeds):
                     frames.append(people.measure(fit, test))
                     bar.update()
                 lines.append(
@@ -290,10 +307,11 @@ def main() -> None:
 severity in four grades (sets) or as a value (intervals), three modalities with noise 0.6, 1 and 1.5
 of its spread, each missing in the named share of the rows, independently of everything or, *by
 severity*, with odds that grow by exp(0.8) per grade. One model per line is fitted on {TRAIN} rows;
-each of {options.seeds} seeds draws {CALIBRATE} calibration rows (`conformalize`) and {TEST} test
-rows from a population of {POPULATION}. *Patterns with 100 rows*: the lowest and the highest
-coverage of a pattern over the seeds in which it had {ENOUGH} calibration rows at least, without
-*nothing present*. *30 to 99 rows*: patterns calibrated by so few rows of their own. *hidden*:
+each of {options.seeds} seeds draws {CALIBRATE} calibration rows ({CALIBRATE_FEW_GAPS} at 5 %;
+`conformalize`) and {TEST} test rows from a population of {POPULATION}. *Patterns with 100 rows*:
+the lowest and the highest coverage over all seeds of a pattern that has {ENOUGH} calibration rows
+on average, without *nothing present*; *s.e.* is the largest standard error of these. *30 to 99
+rows*: patterns calibrated by so few rows of their own. *hidden*:
 patterns with fewer, calibrated by rows in which modalities were hidden, which is right only where
 absence is random. *nothing present*: all such rows get one answer, and a set of classes can then
 not hold exactly {COVERAGE:.0%}. Empty sets are allowed here, since coverage is otherwise too high

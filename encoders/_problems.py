@@ -1,4 +1,4 @@
-"""Rows that cannot be encoded: raise for the first, or mark all and warn once."""
+"""Rows that cannot be encoded: raise for the first, or mark all and warn once of each file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,26 @@ import numpy as np
 from mmfuse.exceptions import EncodingError
 from mmfuse.presence import Presence
 
-__all__ = ["settle"]
+__all__ = ["settle", "untold"]
+
+_TOLD: set[tuple[str, str]] = set()  # of this process
+
+
+def untold(errors: dict[int, str], files: dict[int, str], name: str) -> list[int]:
+    """Rows to warn of: a file that stays broken is warned of once, however often it is encoded.
+
+    Parameters
+    ----------
+    errors : dict of int to str
+        Messages by row.
+    files : dict of int to str
+        File, and what is wrong with it, of those rows that hold a file.
+    name : str
+        Of the column.
+    """
+    rows = [row for row in sorted(errors) if (name, files.get(row, "")) not in _TOLD]
+    _TOLD.update((name, files[row]) for row in rows if row in files)
+    return rows
 
 
 def settle(
@@ -56,7 +75,11 @@ def settle(
     n_present = int((states == Presence.PRESENT).sum())
     rows = list(errors)
     states[rows], values[rows] = Presence.FAILED, np.nan
-    first = errors[rows[0]].removeprefix(f"{name}, ")
+    named = {row: text for row, text in problems.items() if text.startswith(" (")}
+    fresh = untold(errors, named, name)
+    if not fresh:
+        return errors
+    first = errors[fresh[0]].removeprefix(f"{name}, ")
     warnings.warn(
         f"{name}: {len(errors)} of {n_present} cells could not be encoded and are marked FAILED; "
         f"first: {first}",

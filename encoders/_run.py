@@ -15,6 +15,7 @@ import torch
 from mmfuse._device import resolve_device
 from mmfuse.cache import EmbeddingCache, cache_folder
 from mmfuse.encoders._keys import content_key, file_of, quick_key
+from mmfuse.encoders._problems import untold
 from mmfuse.encoders._stream import batches, chunks, ordered_map, windows
 from mmfuse.exceptions import EncodingError, SampleError, WeightsNotFoundError
 from mmfuse.presence import Presence
@@ -86,6 +87,7 @@ class _Run:
         self.encoder, self.cells, self.states, self.name = encoder, cells, states, name
         self.values = np.full((len(cells), encoder.n_features_out_), np.nan, dtype=np.float32)
         self.errors: dict[int, str] = {}
+        self.files: dict[int, str] = {}
         self.cache: EmbeddingCache | None = None
         self.alone: int | None = None  # longer samples pass the module alone
         self.bar: Any = None
@@ -266,13 +268,16 @@ class _Run:
                     "or use on_error='mark' to mark such cells FAILED"
                 ) from error
             self.errors[row] = message
+            if file:
+                self.files[row] = f"{file}: {error}"
             self.states[row] = Presence.FAILED
         if self.bar is not None:
             self.bar.update(len(rows))
 
     def warn(self, n_present: int) -> None:
-        if self.errors:
-            first = self.errors[min(self.errors)].removeprefix(f"{self.name}, ")
+        fresh = untold(self.errors, self.files, self.name)
+        if fresh:
+            first = self.errors[fresh[0]].removeprefix(f"{self.name}, ")
             warnings.warn(
                 f"{self.name}: {len(self.errors)} of {n_present} cells could not be encoded and "
                 f"are marked FAILED; first: {first}",

@@ -51,14 +51,14 @@ def record_training(blocks: Blocks, groups: np.ndarray | None) -> TrainingRecord
 def check_held_out(
     model: Any, blocks: Blocks, groups: Any = None, *, overlap: str = "auto", caller: str
 ) -> None:
-    """Refuse, or warn of, an evaluation on what the model was fitted on.
+    """Refuse, or warn of, an evaluation or calibration on what the model was fitted on.
 
     Parameters
     ----------
     model : estimator
         One without a record, such as of another library, passes.
     blocks : Blocks
-        Encoded rows of the evaluation.
+        Encoded rows of the evaluation or calibration.
     groups : array-like of shape (n,), optional
         Their groups.
     overlap : {"auto", "raise", "warn", "ignore"}, default="auto"
@@ -81,7 +81,8 @@ def check_held_out(
     """
     if overlap not in OVERLAP:
         raise ValueError(f"{caller}: overlap must be one of {', '.join(OVERLAP)}; got {overlap!r}.")
-    record = getattr(model, "training_record_", None)
+    one = model.outputs_[0] if hasattr(model, "outputs_") else model  # all have the same rows
+    record = getattr(one, "training_record_", None)
     if record is None or overlap == "ignore":
         return
     if groups is not None and record.groups is not None:
@@ -91,7 +92,7 @@ def check_held_out(
             message = (
                 f"{caller}: the model was fitted on {shown_ids(labels[inside])}, which "
                 f"{'is' if len(np.unique(labels[inside].astype(str))) == 1 else 'are'} also among "
-                "the rows to evaluate; scores would be too good. Leave these groups out, or pass "
+                "these rows; scores would be too good. Leave these groups out, or pass "
                 "overlap='warn' to go on."
             )
             _tell(message, overlap in ("auto", "raise"))
@@ -103,7 +104,7 @@ def check_held_out(
             listed = ", ".join(map(str, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
             message = (
                 f"{caller}: {len(rows)} of {len(blocks)} rows are identical to rows that the model "
-                f"was fitted on (rows {listed}); scores are too good. Evaluate on other rows, or "
+                f"was fitted on (rows {listed}); scores are too good. Use other rows, or "
                 "pass overlap='ignore' if they are equal by chance."
             )
             _tell(message, overlap == "raise")

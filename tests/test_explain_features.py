@@ -10,10 +10,13 @@ import pandas as pd
 import pytest
 from data import data_folder
 from explain_heads import GameHead, table
+from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.model_selection import GroupShuffleSplit
 
 from mmfuse import FusionClassifier, FusionRegressor, explain, faithfulness
-from mmfuse.encoders import NumericEncoder
+from mmfuse.datasets import load_av_digits
+from mmfuse.encoders import LogMelEncoder, NumericEncoder
 from mmfuse.explanations import refit, stability
 from mmfuse.heads import EarlyFusion, LateFusion
 
@@ -195,6 +198,46 @@ def test_top_modalities_and_occluded_trees_hurt_more_than_random_ones():
     assert faithfulness(trees, test, shares=[0.5], **options).gain_low > 0
     found = faithfulness(trees, test, level="feature", shares=[0.1, 0.3], **options)
     assert found.gain_low > 0
+
+
+def mosi():
+    """Opinions in videos; no video is on both sides."""
+    z = np.load(data_folder("mosi") / "clean.npz", allow_pickle=False)
+    X, groups = {n: z[n] for n in ("text", "audio", "video")}, z["video_id"]
+    halves = GroupShuffleSplit(1, train_size=0.65, random_state=0)
+    train, test = next(halves.split(z["label"], groups=groups))
+    return X, z["label"], groups, train, test
+
+
+def av_digits():
+    """Pictures as 7 x 7 means, sound as log-mel statistics; no speaker is on both sides."""
+    digits = load_av_digits(240)
+    small = np.stack(digits.X["image"]).reshape(-1, 7, 4, 7, 4).mean(axis=(2, 4)).reshape(-1, 49)
+    sound = LogMelEncoder(cache=False).fit(digits.X["audio"]).transform(digits.X["audio"])
+    test = np.isin(digits.groups, ["lucas"])
+    X = {"image": small, "audio": sound}
+    return X, digits.y, digits.groups, np.flatnonzero(~test), np.flatnonzero(test)
+
+
+@pytest.mark.parametrize("load", [mosi, av_digits])
+def test_explanations_of_unseen_groups_are_faithful_and_more_stable_than_chance(load):
+    pytest.importorskip("captum")
+    X, y, groups, train, test = load()
+    part = {n: (X[n][train], X[n][test]) for n in X}
+    one, other = ({n: pair[i] for n, pair in part.items()} for i in (0, 1))
+    rule = FusionClassifier(EarlyFusion(C=0.01))
+    model = clone(rule).set_params(random_state=0).fit(one, y[train], groups=groups[train])
+    drawn = groups[test] if load is mosi else None  # digits are of one speaker
+    options = {"n_random": 2, "random_state": 0, "groups": drawn}
+    found = faithfulness(model, other, level="feature", **options)
+    assert found.gain_low > 0
+    assert (found.curve["top_low"] > found.curve["random_high"]).loc[:0.5].all()
+    assert faithfulness(model, other, level="modality", **options).gain_low > 0
+    models = refit(rule, one, y[train], groups=groups[train], n_models=3, random_state=0)
+    shuffled = np.random.default_rng(0).permutation(y[train])
+    chance = refit(rule, one, shuffled, groups=groups[train], n_models=3, random_state=0)
+    agree = stability(models, other).row_correlation
+    assert agree > 0.3 and agree > stability(chance, other).row_correlation + 0.1
 
 
 def test_the_deletion_curve_is_drawn():

@@ -69,6 +69,7 @@ class Rows:
     groups: np.ndarray | None
     labels: np.ndarray | None
     by: dict[str, np.ndarray]
+    weight: np.ndarray | None = None
 
     @property
     def kept(self) -> np.ndarray:
@@ -82,6 +83,7 @@ class Rows:
             groups=None if self.groups is None else self.groups[rows],
             labels=None if self.labels is None else self.labels[rows],
             by={name: labels[rows] for name, labels in self.by.items()},
+            weight=None if self.weight is None else self.weight[rows],
         )
 
 
@@ -105,25 +107,29 @@ def assemble(model: Any, given: Rows, options: Options) -> ClinicalReport:
         task=_task(scored, classes),
         classes=classes.tolist(),
         flow=flow_table(given.reasons, given.codes, classes, given.groups, everyone),
-        modalities=modality_table(rows.blocks, names),
+        modalities=modality_table(rows.blocks, names, rows.weight),
         patterns=pattern_table(scored, present, names, min_rows=options.min_rows, **options.draws),
         scores=score_interval(scored, score_names(scored), **options.draws),
         confusion=_confusion(scored, classes),
-        prevalence={name: float(mask[scored.codes].mean()) for name, mask in scored.events.items()},
+        prevalence={name: scored.mean(mask[scored.codes]) for name, mask in scored.events.items()},
         calibration=_calibration(scored, options),
-        calibration_error=expected_calibration_error(y, scored.proba, classes=classes),
+        calibration_error=expected_calibration_error(
+            y, scored.proba, classes=classes, sample_weight=scored.weight
+        ),
         decision=_decision(scored, y, classes, options),
         points=_points(scored, y, classes, options),
         by={name: in_order(labels) for name, labels in rows.by.items()},
         subgroups=subgroups,
         suppressed=suppressed,
-        coverage=_coverage(model, rows.blocks, y, options),
+        coverage=_coverage(model, rows, y, options),
         coverage_level=float(options.coverage),
         contributions=_contributions(model, rows, y, options),
         explanation=_explanation(model, rows, options),
         findings=findings,
         guarded=bool(options.guards),
         n_rows=len(scored),
+        n_effective=_worth(rows.weight),
+        event_rows={name: int(mask[scored.codes].sum()) for name, mask in scored.events.items()},
         n_groups=None if scored.groups is None else scored.n_units,
         n_bootstrap=options.n_bootstrap,
         confidence=options.confidence,
@@ -172,7 +178,12 @@ def _score(model: Any, rows: Rows, options: Options, classes: np.ndarray) -> Sco
         groups=rows.groups,
         events=event_sets(events, classes, CALLER),
         ordinal=ordinal,
+        weight=rows.weight,
     )
+
+
+def _worth(weight: np.ndarray | None) -> float | None:
+    return None if weight is None else float(weight.sum() ** 2 / np.square(weight).sum())
 
 
 def _task(scored: Scored, classes: np.ndarray) -> str:
@@ -183,7 +194,8 @@ def _task(scored: Scored, classes: np.ndarray) -> str:
 
 def _confusion(scored: Scored, classes: np.ndarray) -> pd.DataFrame:
     count = len(classes)
-    cells = np.bincount(scored.codes * count + scored.predicted, minlength=count * count)
+    place = scored.codes * count + scored.predicted
+    cells = np.bincount(place, weights=scored.weight, minlength=count * count)
     names = [str(label) for label in classes.tolist()]
     index = pd.Index(names, name="true")
     return pd.DataFrame(cells.reshape(count, count), index=index, columns=names)
@@ -195,6 +207,7 @@ def _calibration(scored: Scored, options: Options) -> dict[str, Any]:
             event_probability(scored.proba, mask),
             mask[scored.codes],
             scored.groups,
+            scored.weight,
             name=name,
             **options.draws,
         )
@@ -214,6 +227,7 @@ def _decision(scored: Scored, y: np.ndarray, classes: np.ndarray, options: Optio
         events=_events(scored, classes),
         prevalence=options.prevalence,
         groups=scored.groups,
+        sample_weight=scored.weight,
         n_bootstrap=options.n_bootstrap,
         confidence=options.confidence,
         random_state=options.seed,
@@ -228,19 +242,20 @@ def _points(scored: Scored, y: np.ndarray, classes: np.ndarray, options: Options
         events=_events(scored, classes),
         thresholds=options.thresholds,
         groups=scored.groups,
+        sample_weight=scored.weight,
         n_bootstrap=options.n_bootstrap,
         confidence=options.confidence,
         random_state=options.seed,
     )
 
 
-def _coverage(model: Any, blocks: Blocks, y: np.ndarray, options: Options) -> pd.DataFrame | None:
+def _coverage(model: Any, rows: Rows, y: np.ndarray, options: Options) -> pd.DataFrame | None:
     store = getattr(model, "conformal_", None)
     if store is None:
         return None
     if store.strata:  # thresholds are by a column that the sheet does not have
         return None
-    return coverage_by_pattern(model, blocks, y, options.coverage)
+    return coverage_by_pattern(model, rows.blocks, y, options.coverage, sample_weight=rows.weight)
 
 
 def _contributions(
@@ -257,7 +272,9 @@ def _contributions(
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ModalityNeglectWarning)  # the sheet says it
-        return modality_report(model, rows.blocks, y, groups=rows.groups, **settings)
+        return modality_report(
+            model, rows.blocks, y, groups=rows.groups, sample_weight=rows.weight, **settings
+        )
 
 
 def _explanation(model: Any, rows: Rows, options: Options) -> pd.DataFrame | None:
@@ -268,6 +285,7 @@ def _explanation(model: Any, rows: Rows, options: Options) -> pd.DataFrame | Non
     return found.summary(
         by="modality",
         groups=rows.groups,
+        sample_weight=rows.weight,
         n_bootstrap=options.n_bootstrap,
         confidence=options.confidence,
         random_state=options.seed,

@@ -123,9 +123,7 @@ def _facts(report: ClinicalReport) -> dict[str, str]:
     lacking = int(step["left out: outcome missing"])
     units = "" if report.n_groups is None else f" in {report.n_groups} groups"
     drawn = "rows" if report.n_groups is None else "whole groups"
-    events = "; ".join(
-        f"{event}: {round(share * report.n_rows)}" for event, share in report.prevalence.items()
-    )
+    events = "; ".join(f"{event}: {hits}" for event, hits in report.event_rows.items())
     cells = "; ".join(
         f"{name} in {row['present']} of {report.n_rows} rows"
         for name, row in report.modalities.iterrows()

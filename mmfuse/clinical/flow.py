@@ -44,8 +44,10 @@ def flow_table(
     return pd.DataFrame(lines)
 
 
-def modality_table(blocks: Blocks, names: tuple[str, ...]) -> pd.DataFrame:
-    """Cells of every modality by state, and the share that is present."""
+def modality_table(
+    blocks: Blocks, names: tuple[str, ...], weight: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Cells of every modality by state, and the share that is present, by weight."""
     states = {name: np.full(len(blocks), int(Presence.ABSENT)) for name in names}
     for m, name in enumerate(blocks.names):
         states[name] = blocks.presence[:, m]
@@ -55,7 +57,8 @@ def modality_table(blocks: Blocks, names: tuple[str, ...]) -> pd.DataFrame:
         for name, cells in states.items()
     }
     frame = pd.DataFrame.from_dict(lines, orient="index").rename_axis("modality")
-    frame["share"] = frame["present"] / max(len(blocks), 1)
+    there = [np.average(states[name] == Presence.PRESENT, weights=weight) for name in names]
+    frame["share"] = there
     return frame
 
 
@@ -70,6 +73,8 @@ def pattern_table(
     seed: int,
 ) -> pd.DataFrame:
     """Rows of every availability pattern, the most frequent first, and how it fares.
+
+    All but ``rows`` is by weight where rows have weights.
 
     ``accuracy`` with ``low`` and ``high``; ``confidence``, the mean probability of the predicted
     class, which equals the accuracy where probabilities of the pattern can be taken at their word;
@@ -87,9 +92,9 @@ def pattern_table(
         if len(members) >= min_rows and part.enough_units():
             options = {"n_bootstrap": n_bootstrap, "confidence": confidence, "seed": seed}
             ends = score_interval(part, ["accuracy"], **options).loc["accuracy"].tolist()[:3]
-            sure = float(part.proba.max(axis=1).mean())
+            sure = part.mean(part.proba.max(axis=1))
         line = {"pattern": name_pattern(found[p], names), "rows": len(members)}
-        shares = {"share": len(members) / len(present), "accuracy": ends[0]}
+        shares = {"share": scored.mean(place == p), "accuracy": ends[0]}
         tail = {"low": ends[1], "high": ends[2], "confidence": sure, "gap": sure - ends[0]}
         lines.append(line | shares | tail)
     return pd.DataFrame(lines)

@@ -20,6 +20,7 @@ __all__ = [
     "read_by",
     "read_excluded",
     "read_outcome",
+    "read_weight",
 ]
 
 CALLER = "clinical_report"
@@ -83,6 +84,27 @@ def read_outcome(y: ArrayLike, n_rows: int, classes: np.ndarray) -> np.ndarray:
 def _plain(labels: np.ndarray) -> np.ndarray:
     """Objects of one kind as an array of that kind."""
     return np.array(labels.tolist()) if labels.dtype == object and len(labels) else labels
+
+
+def read_weight(sample_weight: Any, rows: np.ndarray, n_rows: int) -> np.ndarray | None:
+    """Weight of the rows to analyse, 1 on average: (n,), NaN elsewhere; None without weights."""
+    if sample_weight is None:
+        return None
+    given = np.asarray(sample_weight, dtype=np.float64)
+    if given.shape != (n_rows,):
+        raise ValueError(
+            f"{CALLER}: sample_weight must have the shape ({n_rows},), one weight per row of X; "
+            f"got the shape {given.shape}."
+        )
+    wrong = rows[~(np.isfinite(given[rows]) & (given[rows] > 0))]
+    if len(wrong):
+        raise ValueError(
+            f"{CALLER}: sample_weight must be finite and above 0; got {given[wrong[0]]} in row "
+            f"{wrong[0]}. Name rows that must not count in excluded, so that the flow shows them."
+        )
+    weight = np.full(n_rows, np.nan)
+    weight[rows] = given[rows] / given[rows].mean() if len(rows) else given[rows]
+    return weight
 
 
 def read_excluded(excluded: Any, n_rows: int) -> np.ndarray:

@@ -37,8 +37,12 @@ def _size(report: ClinicalReport) -> list[str]:
     units = "" if report.n_groups is None else f" in {report.n_groups} groups"
     found = [f"The sheet rests on {report.n_rows} rows{units}."]
     few = []
-    for event, share in report.prevalence.items():
-        hits = round(share * report.n_rows)
+    if report.n_effective is not None:
+        found.append(
+            f"Rows are weighted and are worth about {report.n_effective:.0f} of equal weight. "
+            "Counts of rows and groups are not weighted; intervals take the weights as fixed."
+        )
+    for event, hits in report.event_rows.items():
         fewer = min(hits, report.n_rows - hits)
         if fewer < _FEWEST_EVENTS:
             few.append(f"{event} ({hits} with, {report.n_rows - hits} without)")

@@ -127,7 +127,8 @@ def _flow(report: ClinicalReport) -> str:
 
 
 def _confusion(report: ClinicalReport) -> str:
-    frame = report.confusion.add_prefix("predicted ").astype(str)
+    frame = report.confusion.add_prefix("predicted ")
+    frame = frame.map("{:.1f}".format) if report.n_effective is not None else frame.astype(str)
     frame.index = pd.Index([f"true {label}" for label in report.confusion.index])
     return _table(frame)
 

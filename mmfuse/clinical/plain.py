@@ -19,6 +19,8 @@ _VALUES = (
     "classes",
     "n_rows",
     "n_groups",
+    "n_effective",
+    "event_rows",
     "n_bootstrap",
     "confidence",
     "min_rows",

@@ -52,6 +52,7 @@ def calibration_curve(
     risk: np.ndarray,
     event: np.ndarray,
     groups: np.ndarray | None,
+    weight: np.ndarray | None = None,
     *,
     name: str,
     n_bootstrap: int,
@@ -59,6 +60,8 @@ def calibration_curve(
     seed: int,
 ) -> CalibrationCurve:
     """Compare the predicted risk (n,) of an event with what happened (n,).
+
+    With ``weight`` (n,) all but the cuts of the bins, and their ``rows``, is weighted.
 
     References
     ----------
@@ -69,9 +72,9 @@ def calibration_curve(
     truth = event.astype(np.float64)
     return CalibrationCurve(
         event=name,
-        bins=_bins(risk, truth, groups, **options),
-        smooth=_smooth(risk, truth, groups, **options),
-        summary=_summary(risk, truth, groups, **options),
+        bins=_bins(risk, truth, groups, weight, **options),
+        smooth=_smooth(risk, truth, groups, weight, **options),
+        summary=_summary(risk, truth, groups, weight, **options),
     )
 
 
@@ -79,6 +82,7 @@ def _bins(
     risk: np.ndarray,
     truth: np.ndarray,
     groups: np.ndarray | None,
+    weight: np.ndarray | None,
     *,
     n_bootstrap: int,
     confidence: float,
@@ -90,14 +94,16 @@ def _bins(
     inside = np.eye(len(cuts) + 1)[place]
     inside = inside[:, inside.any(axis=0)]
     rows = inside.sum(axis=0)
-    observed = truth @ inside / rows
-    if groups is None:
+    counted = inside if weight is None else inside * weight[:, None]
+    mass = counted.sum(axis=0)
+    if groups is None and weight is None:
         low, high = wilson_interval(truth @ inside, rows, confidence=confidence)
     else:
         draws = bootstrap_means(
             np.concatenate([inside * truth[:, None], inside], axis=1),
             n_bootstrap=n_bootstrap,
             rng=np.random.default_rng(seed),
+            weight=weight,
             groups=groups,
         )
         hits, total = np.split(draws, 2, axis=1)
@@ -105,8 +111,8 @@ def _bins(
             low, high = percentile_interval(hits / total, confidence)
     return pd.DataFrame(
         {
-            "predicted": risk @ inside / rows,
-            "observed": observed,
+            "predicted": risk @ counted / mass,
+            "observed": truth @ counted / mass,
             "low": low,
             "high": high,
             "rows": rows.astype(int),
@@ -118,6 +124,7 @@ def _smooth(
     risk: np.ndarray,
     truth: np.ndarray,
     groups: np.ndarray | None,
+    weight: np.ndarray | None,
     *,
     n_bootstrap: int,
     confidence: float,
@@ -125,7 +132,10 @@ def _smooth(
 ) -> pd.DataFrame:
     """Local linear regression, whose moments are means, so that its resamples are too."""
     grid = np.linspace(risk.min(), risk.max(), _GRID)
-    width = max(1.06 * risk.std() * len(risk) ** -0.2, 0.02) * 2.0
+    masses = np.ones(len(risk)) if weight is None else weight
+    spread = np.average((risk - np.average(risk, weights=masses)) ** 2, weights=masses) ** 0.5
+    worth = masses.sum() ** 2 / (masses**2).sum()  # rows of equal weight
+    width = max(1.06 * spread * worth**-0.2, 0.02) * 2.0
     apart = risk[:, None] - grid
     near = np.exp(-0.5 * np.square(apart / width))
     grid_ok = near.sum(axis=0) >= min(_LEAST_MASS, len(risk) / 2)
@@ -134,10 +144,14 @@ def _smooth(
     parts = [near, near * apart, near * apart**2, near * told, near * apart * told]
     moments = np.concatenate(parts, axis=1)
     draws = bootstrap_means(
-        moments, n_bootstrap=n_bootstrap, rng=np.random.default_rng(seed), groups=groups
+        moments,
+        n_bootstrap=n_bootstrap,
+        rng=np.random.default_rng(seed),
+        weight=weight,
+        groups=groups,
     )
     low, high = percentile_interval(_local(draws, width), confidence)
-    value = _local(moments.mean(axis=0)[None], width)[0]
+    value = _local(np.average(moments, axis=0, weights=masses)[None], width)[0]
     return pd.DataFrame({"predicted": grid, "observed": value, "low": low, "high": high})
 
 
@@ -153,16 +167,18 @@ def _summary(
     risk: np.ndarray,
     truth: np.ndarray,
     groups: np.ndarray | None,
+    weight: np.ndarray | None,
     *,
     n_bootstrap: int,
     confidence: float,
     seed: int,
 ) -> pd.DataFrame:
     x = logit(np.clip(risk, _CLIP, 1 - _CLIP))
-    value = _measures(x, risk, truth, np.ones((1, len(risk))))[0]
+    masses = np.ones(len(risk)) if weight is None else weight
+    value = _measures(x, risk, truth, masses[None])[0]
     parts = [
         _measures(x, risk, truth, counts)
-        for counts in draw_counts(groups, len(risk), n_bootstrap, seed)
+        for counts in draw_counts(groups, len(risk), n_bootstrap, seed, weight)
     ]
     low, high = percentile_interval(np.concatenate(parts), confidence)
     columns = {"value": value, "low": low, "high": high}

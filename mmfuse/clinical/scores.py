@@ -39,6 +39,8 @@ class Scored:
     groups : ndarray of shape (n,) or None
     events : dict of str to ndarray of shape (K,), bool
     ordinal : bool
+    weight : ndarray of shape (n,) or None
+        None where all rows count alike.
     """
 
     codes: np.ndarray
@@ -47,6 +49,7 @@ class Scored:
     groups: np.ndarray | None
     events: dict[str, np.ndarray]
     ordinal: bool
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -59,7 +62,17 @@ class Scored:
             predicted=self.predicted[rows],
             proba=self.proba[rows],
             groups=None if self.groups is None else self.groups[rows],
+            weight=None if self.weight is None else self.weight[rows],
         )
+
+    @property
+    def masses(self) -> np.ndarray:
+        """What every row counts (n,)."""
+        return np.ones(len(self)) if self.weight is None else self.weight
+
+    def mean(self, values: np.ndarray) -> float:
+        """Weighted mean of a number per row."""
+        return float(np.average(values, weights=self.weight))
 
     @property
     def n_units(self) -> int:
@@ -72,7 +85,8 @@ class Scored:
 
     def majority(self) -> Scored:
         """The model that always answers the most frequent class of these rows, and their shares."""
-        shares = np.bincount(self.codes, minlength=self.proba.shape[1]) / len(self)
+        totals = np.bincount(self.codes, weights=self.masses, minlength=self.proba.shape[1])
+        shares = totals / totals.sum()
         return replace(
             self,
             predicted=np.full(len(self), int(shares.argmax())),
@@ -91,11 +105,11 @@ def score_names(scored: Scored) -> list[str]:
 
 def score_values(scored: Scored) -> np.ndarray:
     """The scores in the order of `score_names`; NaN where one does not exist."""
-    return score_draws(scored, np.ones((1, len(scored))))[0]
+    return score_draws(scored, scored.masses[None])[0]
 
 
 def score_draws(scored: Scored, counts: np.ndarray) -> np.ndarray:
-    """The scores of resamples (B, S); ``counts`` (B, n) says how often a row is in each."""
+    """The scores of resamples (B, S); ``counts`` (B, n) says what a row counts in each."""
     codes, proba, size = scored.codes, scored.proba, scored.proba.shape[1]
     areas = [
         _areas(mask[codes], event_probability(proba, mask), counts)
@@ -135,7 +149,7 @@ def score_interval(
     model, plain = (score_values(one)[chosen] for one in both)
     draws = [
         [score_draws(one, counts)[:, chosen] for one in both]
-        for counts in draw_counts(scored.groups, len(scored), n_bootstrap, seed)
+        for counts in draw_counts(scored.groups, len(scored), n_bootstrap, seed, scored.weight)
     ]
     own, other = (np.concatenate(parts) for parts in zip(*draws, strict=True))
     low, high = percentile_interval(own, confidence)

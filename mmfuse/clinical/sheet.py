@@ -23,6 +23,7 @@ from mmfuse.clinical.inputs import (
     read_by,
     read_excluded,
     read_outcome,
+    read_weight,
 )
 from mmfuse.clinical.reliability import CalibrationCurve
 from mmfuse.metrics.net_benefit import DecisionCurve
@@ -54,7 +55,8 @@ class ClinicalReport:
         By score: ``value``, ``low``, ``high``, ``majority`` (the same score of always giving the
         most frequent class), and ``gain`` over it with its interval.
     confusion : DataFrame
-        Rows by true (index) and predicted class.
+        Rows by true (index) and predicted class; sums of weights, which are 1 on average, where
+        rows have weights.
     prevalence : dict of str to float
         Share of every event.
     calibration : dict of str to CalibrationCurve
@@ -88,6 +90,10 @@ class ClinicalReport:
         Model card by item of TRIPOD+AI: ``topic``, ``filled``, ``text``, ``open``.
     n_rows : int
         Rows analysed.
+    n_effective : float or None
+        How many rows of equal weight they are worth (Kish); None where rows have no weights.
+    event_rows : dict of str to int
+        Rows with every event, not weighted.
     n_groups : int or None
     n_bootstrap : int
     confidence : float
@@ -118,6 +124,8 @@ class ClinicalReport:
     guarded: bool
     n_rows: int
     n_groups: int | None
+    n_effective: float | None
+    event_rows: dict[str, int]
     n_bootstrap: int
     confidence: float
     min_rows: int
@@ -195,6 +203,7 @@ def clinical_report(
     *,
     by: Any = None,
     groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     excluded: ArrayLike | None = None,
     events: Any = "auto",
     thresholds: ArrayLike = (0.1, 0.2, 0.3, 0.5),
@@ -227,6 +236,11 @@ def clinical_report(
         a subgroup of its own.
     groups : array-like of shape (n,), optional
         Such as persons. All intervals then draw whole groups, and `min_rows` counts them.
+    sample_weight : array-like of shape (n,), optional
+        Such as the inverse of the chance to be sampled; above 0 in every row that is analysed.
+        Scores, shares, calibration, decisions, sets, contributions and their intervals are then
+        weighted; only counts of rows and groups, and the search for copies and leaks, are not.
+        Weights are taken as fixed, and their scale does not matter.
     excluded : array-like of shape (n,), optional
         Why a row is left out, None where it is not; or booleans.
     events : {"auto", "classes", "at_least"}, list or dict, default="auto"
@@ -278,7 +292,7 @@ def clinical_report(
     Notes
     -----
     Calibration, net benefit and prediction sets are those of `mmfuse.clinical.reliability`,
-    `mmfuse.decision_curve` and `mmfuse.conformal.coverage_by_pattern`. No row has a weight.
+    `mmfuse.decision_curve` and `mmfuse.conformal.coverage_by_pattern`.
 
     References
     ----------
@@ -321,10 +335,13 @@ def clinical_report(
     blocks = model.encode(X)
     n = len(blocks)
     units = check_units(groups, n, CALLER)
+    codes, reasons = read_outcome(y, n, np.asarray(model.classes_)), read_excluded(excluded, n)
+    analysed = np.flatnonzero((reasons == "") & (codes >= 0))
     rows = Rows(
         blocks=blocks,
-        codes=read_outcome(y, n, np.asarray(model.classes_)),
-        reasons=read_excluded(excluded, n),
+        codes=codes,
+        reasons=reasons,
+        weight=read_weight(sample_weight, analysed, n),
         groups=units,
         labels=None if groups is None else np.asarray(groups),
         by=read_by(by, X, n),

@@ -77,8 +77,8 @@ def _line(part: Scored, options: Mapping[str, Any]) -> dict[str, Any]:
     groups = np.nan if part.groups is None else float(part.n_units)
     line: dict[str, Any] = {"rows": float(len(part)), "groups": groups}
     for event, mask in part.events.items():
-        line[f"observed {event}"] = float(mask[part.codes].mean())
-        line[f"predicted {event}"] = float(event_probability(part.proba, mask).mean())
+        line[f"observed {event}"] = part.mean(mask[part.codes])
+        line[f"predicted {event}"] = part.mean(event_probability(part.proba, mask))
     scores = score_interval(part, subgroup_scores(part), **options)
     for name, row in scores.iterrows():
         line[str(name)] = row["value"]

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from mmfuse.conformal.risk_control import clopper_pearson
 from mmfuse.conformal.strata import Strata
 from mmfuse.conformal.thresholds import name_pattern
+from mmfuse.metrics._checks import check_row_weight
 from mmfuse.multi_output import has_outputs
 from mmfuse.targets import check_value_target
 
@@ -18,7 +19,14 @@ __all__ = ["coverage_by_pattern"]
 
 
 def coverage_by_pattern(
-    model: Any, X: Any, y: Any, coverage: float = 0.9, *, by: Any = None, **options: Any
+    model: Any,
+    X: Any,
+    y: Any,
+    coverage: float = 0.9,
+    *,
+    by: Any = None,
+    sample_weight: Any = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """Measure coverage and size of a model's sets or intervals on rows with known truth.
 
@@ -33,6 +41,9 @@ def coverage_by_pattern(
     by : array-like of shape (n,), Series or DataFrame, optional
         Lines are then for every pattern within each value. Goes to ``predict_set`` or
         ``predict_interval`` too, where the model was calibrated by strata.
+    sample_weight : array-like of shape (n,), optional
+        Weight of every row. The interval is then that of as many rows of equal weight as these are
+        worth, ``(sum w)**2 / sum w**2`` (Kish), and approximate.
     **options
         For ``predict_set``, such as ``method``.
 
@@ -41,7 +52,7 @@ def coverage_by_pattern(
     DataFrame
         A line for every pattern, the fullest first, and one for all rows: ``pattern``, ``rows``,
         ``covered`` (share), its 95 % Clopper-Pearson interval ``low``, ``high``, and ``size``: the
-        mean number of classes, or the median width in the unit of y.
+        mean number of classes, or the median width in the unit of y. All but ``rows`` is weighted.
 
     Raises
     ------
@@ -66,22 +77,23 @@ def coverage_by_pattern(
         raise ValueError(f"{caller} takes a model of one output; pass model.output(t) and y[:, t].")
     blocks = model.encode(X)
     strata = Strata.read(by, len(blocks), caller)
+    weight = check_row_weight(sample_weight, len(blocks), caller)
     store = getattr(model, "conformal_", None)
     known = {"by": by} if by is not None and store is not None and store.strata else {}
     if hasattr(model, "classes_"):
         index = model._true_index(y, len(blocks), caller)
         sets = model.predict_set(blocks, coverage, **known, **options)
-        inside, size, middle = sets[np.arange(len(index)), index], sets.sum(axis=1), np.mean
+        inside, size, middle = sets[np.arange(len(index)), index], sets.sum(axis=1), np.average
     else:
         truth = check_value_target(y, len(blocks), caller).reshape(-1)
         ends = model.predict_interval(blocks, coverage, **known, **options)
         inside = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
-        size, middle = ends[:, 1] - ends[:, 0], np.median
-    everything = np.ones(len(blocks), dtype=bool)
+        size, middle = ends[:, 1] - ends[:, 0], _median
+    everything = weight > 0
     cells = [({"pattern": "all"}, everything)]
     labels = np.full(len(blocks), "") if strata is None else strata.labels
-    for pattern in np.unique(blocks.present, axis=0):
-        same = (blocks.present == pattern).all(axis=1)
+    for pattern in np.unique(blocks.present[everything], axis=0):
+        same = everything & (blocks.present == pattern).all(axis=1)
         for label in np.unique(labels[same])[::-1]:
             name: dict[str, Any] = {"pattern": name_pattern(pattern, model.modalities_)}
             if strata is not None:
@@ -89,8 +101,22 @@ def coverage_by_pattern(
             cells.append((name, same & (labels == label)))
     lines = []
     for name, rows in cells[::-1]:
-        hits, count = int(inside[rows].sum()), int(rows.sum())
+        mass = weight[rows]
+        covered = float(np.average(inside[rows], weights=mass))
+        worth = float(mass.sum() ** 2 / np.square(mass).sum()) if sample_weight is not None else 0.0
+        count = worth or int(rows.sum())
+        hits = covered * worth if worth else int(inside[rows].sum())
         low, high = clopper_pearson(hits, count)
-        shares = {"covered": hits / count, "low": low, "high": high}
-        lines.append(name | {"rows": count} | shares | {"size": float(middle(size[rows]))})
+        shares = {"covered": covered, "low": low, "high": high}
+        line = name | {"rows": int(rows.sum())} | shares
+        lines.append(line | {"size": float(middle(size[rows], weights=mass))})
     return pd.DataFrame(lines).fillna({} if strata is None else {strata.name or "stratum": "all"})
+
+
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    """Median; the lower one of two where rows have weights."""
+    if np.ptp(weights) == 0:
+        return float(np.median(values))
+    order = np.argsort(values, kind="stable")
+    mass = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(mass, mass[-1] / 2)])

@@ -19,6 +19,7 @@ from mmfuse.conformal.thresholds import (
 from mmfuse.outputs import OUTPUTS
 from mmfuse.outputs.quantiles import at_levels
 from mmfuse.targets import check_groups, check_value_target, check_weight
+from mmfuse.training_record import check_held_out
 
 __all__ = ["ConformalIntervalsMixin", "intervals_from_held_out"]
 
@@ -138,6 +139,7 @@ class ConformalIntervalsMixin:
         *,
         by: Any = None,
         min_rows: int = 30,
+        overlap: str = "auto",
     ) -> Any:
         """Calibrate `predict_interval` on rows that the model did not see: split conformal.
 
@@ -146,7 +148,7 @@ class ConformalIntervalsMixin:
         X : ModalityTable, DataFrame, dict, array or Blocks
             n rows that took no part in ``fit``.
         y : array-like of shape (n,) or (n, T)
-        sample_weight, groups, by, min_rows
+        sample_weight, groups, by, min_rows, overlap
             As in `FusionClassifier.conformalize`.
 
         Returns
@@ -159,6 +161,13 @@ class ConformalIntervalsMixin:
         ValueError
             If lengths or numbers of columns differ, ``by`` has gaps, or the model has one quantile
             only.
+        LeakageError
+            If the model was fitted on some of the groups.
+
+        Warns
+        -----
+        LeakageWarning
+            If the model was fitted on some of the rows.
         """
         check_is_fitted(self, "head_")
         caller = f"{type(self).__name__}.conformalize"
@@ -166,6 +175,7 @@ class ConformalIntervalsMixin:
         if _one_level(self):
             OUTPUTS[self.output_]._need_two(self)
         blocks = self.encode(X)
+        check_held_out(self, blocks, groups, overlap=overlap, caller=caller)
         y = check_value_target(y, len(blocks), caller).reshape(len(blocks), -1)
         if y.shape[1] != (len(self.prior_) if self.output_ == "point" else 1):
             raise ValueError(f"{caller}: y has {y.shape[1]} columns; give those of fit.")

@@ -15,6 +15,7 @@ from mmfuse.conformal.risk_control import TESTS, RiskControl, clopper_pearson, c
 from mmfuse.conformal.thresholds import check_min_rows, name_pattern
 from mmfuse.multi_output import one_output
 from mmfuse.targets import check_groups
+from mmfuse.training_record import check_held_out
 
 __all__ = ["AbstentionMixin"]
 
@@ -37,6 +38,7 @@ class AbstentionMixin:
         min_rows: int = 100,
         test: str = "fixed-sequence",
         random_state: Any = None,
+        overlap: str = "auto",
     ) -> Any:
         """Choose how sure the model must be to answer, so that few answers are wrong.
 
@@ -65,6 +67,9 @@ class AbstentionMixin:
             as the threshold is lowered. ``"bonferroni"`` asks nothing, and answers fewer rows.
         random_state : int, RandomState or None, default=None
             For the draw from groups.
+        overlap : {"auto", "raise", "warn", "ignore"}, default="auto"
+            What to do where the model was fitted on some of these rows or groups, on which it is
+            wrong too rarely. ``"auto"`` refuses groups, and warns of identical rows.
 
         Returns
         -------
@@ -75,6 +80,13 @@ class AbstentionMixin:
         ------
         ValueError
             For a wrong argument, or lengths that differ.
+        LeakageError
+            If the model was fitted on some of the groups.
+
+        Warns
+        -----
+        LeakageWarning
+            If the model was fitted on some of the rows.
 
         References
         ----------
@@ -105,6 +117,7 @@ class AbstentionMixin:
             )
         check_min_rows(min_rows, caller)
         blocks = self.encode(X)
+        check_held_out(self, blocks, groups, overlap=overlap, caller=caller)
         index = self._true_index(y, len(blocks), caller)
         rows = _one_of_each(check_groups(groups, len(blocks)), len(blocks), random_state)
         blocks, index = blocks[rows], index[rows]

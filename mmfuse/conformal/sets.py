@@ -20,6 +20,7 @@ from mmfuse.conformal.thresholds import (
 from mmfuse.metrics._checks import class_codes
 from mmfuse.multi_output import has_outputs, split_columns
 from mmfuse.targets import check_groups, check_weight
+from mmfuse.training_record import check_held_out
 
 __all__ = ["METHODS", "ConformalSetsMixin", "class_scores", "sets_from_held_out"]
 
@@ -158,6 +159,7 @@ class ConformalSetsMixin:
         *,
         by: Any = None,
         min_rows: int = 30,
+        overlap: str = "auto",
     ) -> Any:
         """Calibrate `predict_set` on rows that the model did not see: split conformal.
 
@@ -177,6 +179,9 @@ class ConformalSetsMixin:
             Columns of a DataFrame are crossed.
         min_rows : int, default=30
             Rows, or groups, that a pattern must have for a threshold of its own.
+        overlap : {"auto", "raise", "warn", "ignore"}, default="auto"
+            What to do where the model was fitted on some of these rows or groups, whose scores are
+            too good. ``"auto"`` refuses groups, and warns of identical rows.
 
         Returns
         -------
@@ -187,6 +192,13 @@ class ConformalSetsMixin:
         ------
         ValueError
             If lengths differ, a class is not known to the model, or ``by`` has gaps.
+        LeakageError
+            If the model was fitted on some of the groups.
+
+        Warns
+        -----
+        LeakageWarning
+            If the model was fitted on some of the rows.
 
         Notes
         -----
@@ -198,6 +210,7 @@ class ConformalSetsMixin:
         caller = f"{type(self).__name__}.conformalize"
         check_min_rows(min_rows, caller)
         blocks = self.encode(X)
+        check_held_out(self, blocks, groups, overlap=overlap, caller=caller)
         if has_outputs(self):
             columns, names = split_columns(y, len(blocks), caller)
             if len(columns) != len(self.outputs_):
@@ -206,7 +219,15 @@ class ConformalSetsMixin:
                     f"{len(names)}."
                 )
             for part, column in zip(self.outputs_, columns, strict=True):
-                part.conformalize(blocks, column, sample_weight, groups, by=by, min_rows=min_rows)
+                part.conformalize(
+                    blocks,
+                    column,
+                    sample_weight,
+                    groups,
+                    by=by,
+                    min_rows=min_rows,
+                    overlap="ignore",  # was checked
+                )
             self.conformal_ = [part.conformal_ for part in self.outputs_]
             return self
         index = self._true_index(y, len(blocks), caller)
@@ -271,7 +292,9 @@ class ConformalSetsMixin:
         >>> X, y = load_iris(return_X_y=True)
         >>> views = {"sepal": [0, 1], "petal": [2, 3]}
         >>> model = FusionClassifier(modalities=views, random_state=0).fit(X[::2], y[::2])
-        >>> sets = model.conformalize(X[1::4], y[1::4]).predict_set(X[3::4])
+        >>> held = X[1::4], y[1::4]
+        >>> model = model.conformalize(*held, overlap="ignore")  # one flower is there twice
+        >>> sets = model.predict_set(X[3::4])
         >>> sets.shape
         (37, 3)
         """

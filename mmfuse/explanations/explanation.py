@@ -147,6 +147,7 @@ class Explanation:
         *,
         by: str = "part",
         groups: Any = None,
+        sample_weight: Any = None,
         n_bootstrap: int = 1000,
         confidence: float = 0.95,
         random_state: Any = 0,
@@ -159,6 +160,8 @@ class Explanation:
             ``"modality"`` first sums a row's contributions within each modality.
         groups : array-like of shape (n,), optional
             Such as the patient; the bootstrap then draws whole groups.
+        sample_weight : array-like of shape (n,), optional
+            Weight of every row in the means.
         n_bootstrap : int, default=1000
         confidence : float, default=0.95
         random_state : int, RandomState or None, default=0
@@ -178,7 +181,7 @@ class Explanation:
         """
         from mmfuse.explanations.summary import summarise
 
-        return summarise(self, by, groups, n_bootstrap, confidence, random_state)
+        return summarise(self, by, groups, n_bootstrap, confidence, random_state, sample_weight)
 
     def plot(
         self, row: int = 0, *, output: Any = None, max_parts: int = _SHOWN, ax: Axes | None = None

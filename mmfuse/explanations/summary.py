@@ -14,6 +14,7 @@ from sklearn.base import clone
 from sklearn.utils import _safe_indexing, check_random_state
 
 from mmfuse._random import spawn_seed
+from mmfuse.metrics._checks import check_row_weight
 from mmfuse.metrics.resampling import bootstrap_means, percentile_interval
 from mmfuse.presence import Presence
 
@@ -61,6 +62,7 @@ def summarise(
     n_bootstrap: int,
     confidence: float,
     random_state: Any,
+    sample_weight: Any = None,
 ) -> pd.DataFrame:
     """The table of `Explanation.summary`."""
     caller = "Explanation.summary"
@@ -70,6 +72,7 @@ def summarise(
     if len(explanation) == 0:
         raise ValueError(f"{caller}: there are no rows to summarise.")
     codes = group_codes(caller, groups, len(explanation))
+    weight = check_row_weight(sample_weight, len(explanation), caller)
     values, names, there = explanation.values, list(explanation.names), explanation.states
     if by == "modality":
         order = list(dict.fromkeys(explanation.modality))
@@ -79,20 +82,22 @@ def summarise(
     sizes = np.abs(values)
     rng = np.random.default_rng(spawn_seed(random_state))
     flat = sizes.reshape(n, parts * count)
-    draws = bootstrap_means(flat, n_bootstrap=n_bootstrap, rng=rng, groups=codes)
+    draws = bootstrap_means(flat, n_bootstrap=n_bootstrap, rng=rng, weight=weight, groups=codes)
     low, high = percentile_interval(draws, confidence)
-    present = (there == Presence.PRESENT).sum(axis=0)
+    seen = there == Presence.PRESENT
+    mass = weight @ seen
     with np.errstate(invalid="ignore"):
-        when_there = sizes.sum(axis=0) / np.where(present, present, np.nan)[:, None]
+        total = np.tensordot(weight, sizes, axes=1)
+        when_there = total / np.where(mass > 0, mass, np.nan)[:, None]
     index = pd.MultiIndex.from_product([names, explanation.outputs], names=["part", "output"])
     table = pd.DataFrame(
         {
-            "mean_abs": flat.mean(axis=0),
+            "mean_abs": np.average(flat, axis=0, weights=weight),
             "low": low,
             "high": high,
             "mean_abs_present": when_there.ravel(),
-            "mean": values.mean(axis=0).ravel(),
-            "n_present": np.repeat(present, count),
+            "mean": np.average(values, axis=0, weights=weight).ravel(),
+            "n_present": np.repeat(seen.sum(axis=0), count),
         },
         index=index,
     ).swaplevel()
