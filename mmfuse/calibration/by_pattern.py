@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax, softmax
@@ -32,12 +33,18 @@ class HeldOut:
     masked : ndarray of shape (n, K) or None
         Scores of the same rows with modalities hidden.
     masked_present : ndarray of shape (n, M), bool, or None
+    blocks : Blocks or None
+        The encoded rows.
+    folds : list of (train, test)
+        By which the scores were made.
     """
 
     scores: np.ndarray
     present: np.ndarray
     masked: np.ndarray | None = None
     masked_present: np.ndarray | None = None
+    blocks: Any = None
+    folds: Sequence[tuple[np.ndarray, np.ndarray]] = ()
 
 
 class PatternCalibration(TemperatureScaling):
