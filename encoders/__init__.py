@@ -3,6 +3,7 @@
 if __name__ != "mmfuse.encoders":
     raise ImportError("import it as mmfuse.encoders, not as a top-level package")
 
+from mmfuse.encoders._band_gaps import GapCopies, add_instrument_gaps
 from mmfuse.encoders._object_cells import ObjectInFrame
 from mmfuse.encoders._projection import Augmentation
 from mmfuse.encoders.audio import LogMelEncoder
@@ -28,6 +29,7 @@ __all__ = [
     "CLIPZeroShotEncoder",
     "ConSEEncoder",
     "Encoded",
+    "GapCopies",
     "ImageEncoder",
     "LidarCameraEncoder",
     "LogMelEncoder",
@@ -37,4 +39,5 @@ __all__ = [
     "OpenSmileEncoder",
     "PrecomputedEncoder",
     "SentenceEncoder",
+    "add_instrument_gaps",
 ]

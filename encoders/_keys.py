@@ -15,7 +15,7 @@ import numpy as np
 
 from mmfuse.exceptions import SampleError
 
-__all__ = ["content_key", "file_of", "region_of"]
+__all__ = ["content_key", "file_of", "quick_key", "region_of"]
 
 _CHUNK = 1 << 20
 _SETTLED = 5.0  # seconds after a change within which a file system may not tell of another one
@@ -50,14 +50,36 @@ def content_key(cell: Any, *, text_cells: bool = False) -> bytes | None:
     return digest.digest() if _feed(digest, cell, text_cells) else None
 
 
+def quick_key(cell: Any, *, text_cells: bool = False, by_name: bool = False) -> bytes | None:
+    """Return a key of a file without reading it, or None where that cannot be had.
+
+    Parameters
+    ----------
+    cell : object
+        A raw sample.
+    text_cells : bool
+        Whether a str is the sample itself; otherwise it is the path of a file.
+    by_name : bool
+        Take the name of a file that is there. Otherwise the key is that of `content_key`, and the
+        file must be one that this process has read and that did not change since.
+    """
+    if not isinstance(cell, Path) and (text_cells or not isinstance(cell, str)):
+        return None
+    name = os.fspath(cell)
+    stamp = _stamp(name)
+    if by_name:
+        return None if stamp is None else b"name\0" + os.fsencode(name)
+    known = _known.get(name)  # one look-up needs no lock
+    return known[1] if known is not None and known[0] == stamp else None
+
+
 def _file_key(path: str | Path) -> bytes:
     """Key of a file; not read again in this process while size, times and place are the same."""
+    known = quick_key(Path(path))
+    if known is not None:
+        return known
     name = os.fspath(path)
     before = _stamp(name)
-    with _lock:
-        known = _known.get(name)
-    if known is not None and known[0] == before:
-        return known[1]
     digest = hashlib.blake2b(digest_size=32)
     _feed_file(digest, path)
     key = digest.digest()

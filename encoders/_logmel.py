@@ -1,27 +1,24 @@
-"""Log-Mel spectra, their statistics over time and their course in time, as torch modules."""
+"""Log-Mel spectra, their statistics over time and their course in time, as torch modules.
+
+Most time goes into memory, not arithmetic: a clip that fills its batch takes a way without masks.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "LogMelSequence",
-    "LogMelStatistics",
-    "LogMelTracks",
-    "changes",
-    "deltas",
-    "equal_shares",
-    "masked_percentiles",
-    "mel_filters",
-]
+from mmfuse.encoders._over_time import changes, equal_shares, statistics
+
+__all__ = ["LogMelSequence", "LogMelStatistics", "LogMelTracks", "deltas", "mel_filters"]
 
 _DELTA_REACH = 2  # frames on each side of the regression that gives a delta
+_BANDS_AT_ONCE = 16  # their filters share few bins with the rest
 _LONG = 32_000  # samples; shorter clips are quicker together
 
 
@@ -44,7 +41,6 @@ class LogMelTracks(nn.Module):
     """
 
     window: Tensor
-    filters: Tensor
 
     def __init__(
         self,
@@ -60,13 +56,24 @@ class LogMelTracks(nn.Module):
         deltas: bool,
     ) -> None:
         super().__init__()
-        self.n_fft, self.win_length, self.hop_length = n_fft, win_length, hop_length
+        self.n_fft, self.hop_length = n_fft, hop_length
         self.top_db, self.deltas = top_db, deltas
+        before = (n_fft - win_length) // 2
+        window = nn.functional.pad(
+            torch.hann_window(win_length), (before, n_fft - win_length - before)
+        )
+        self.register_buffer("window", window)
         filters = mel_filters(n_fft // 2 + 1, n_mels, f_min, f_max, sample_rate)
-        self.register_buffer("window", torch.hann_window(win_length))
-        self.register_buffer("filters", torch.from_numpy(filters).float())
+        self.bands: list[tuple[int, int]] = []  # bins that a group of filters covers
+        for first in range(0, n_mels, _BANDS_AT_ONCE):
+            group = filters[first : first + _BANDS_AT_ONCE]
+            covered = np.flatnonzero(group.any(axis=0))
+            low, high = int(covered[0]), int(covered[-1]) + 1
+            part = torch.from_numpy(group[:, low:high]).float().repeat_interleave(2, dim=1)
+            self.register_buffer(f"filters{len(self.bands)}", part)  # real and imaginary parts
+            self.bands.append((low, high))
 
-    def tracks(self, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+    def tracks(self, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor, bool]:
         """Return what is followed in time and the number of frames of each clip.
 
         Parameters
@@ -80,34 +87,46 @@ class LogMelTracks(nn.Module):
         list of Tensor of shape (n, n_mels, frames)
             Log-Mel in dB, then deltas in dB per frame.
         Tensor of shape (n,)
+        bool
+            Whether every clip has all of these frames.
         """
         spectrum, frames = self.log_mel(batch["wave"], batch["length"])
+        full = bool((frames == spectrum.shape[2]).all())
         tracks = [spectrum]
         if self.deltas:
-            tracks.append(deltas(_hold_last(spectrum, frames)))
-        return tracks, frames
+            tracks.append(deltas(spectrum if full else _hold_last(spectrum, frames)))
+        return tracks, frames, full
 
     def log_mel(self, wave: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-Mel spectra (n, n_mels, frames) in dB below the clip's maximum, and the
         number of frames (n,) of each clip; later frames have no meaning."""
-        wave = self._centred(wave, length)
-        spectrum = torch.stft(
-            wave,
-            self.n_fft,
-            self.hop_length,
-            self.win_length,
-            self.window,
-            center=False,
-            return_complex=True,
-        )  # (n, bins, frames)
-        real, imaginary = torch.view_as_real(spectrum).unbind(dim=3)  # abs() takes a slow root
-        power = self.filters @ (real.square() + imaginary.square())
+        full = wave.shape[1] >= self.n_fft and bool((length == wave.shape[1]).all())
+        power = self._mel_power(self._reflected(wave) if full else self._centred(wave, length))
         frames = 1 + length // self.hop_length  # their centres lie in the clip
-        valid = torch.arange(power.shape[2], device=wave.device) < frames[:, None]  # (n, frames)
-        power = power.masked_fill(~valid[:, None], 0.0)
+        if not full:
+            valid = torch.arange(power.shape[2], device=wave.device) < frames[:, None]
+            power = power.masked_fill(~valid[:, None], 0.0)
         loudest = power.amax(dim=(1, 2), keepdim=True)
         floor = 10 ** (-self.top_db / 10)
-        return 10 * torch.log10((power / loudest).clamp(min=floor)), frames
+        return (power / loudest).clamp_(min=floor).log10_().mul_(10), frames
+
+    def _mel_power(self, wave: Tensor) -> Tensor:
+        """Return the power (n, n_mels, frames) of waves that are padded on both sides."""
+        frames = wave.unfold(1, self.n_fft, self.hop_length) * self.window
+        spectrum = torch.view_as_real(torch.fft.rfft(frames)).flatten(start_dim=2)
+        squares = spectrum.square_()  # (n, frames, 2 * bins)
+        parts = [
+            getattr(self, f"filters{i}") @ squares[:, :, 2 * low : 2 * high].mT
+            for i, (low, high) in enumerate(self.bands)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _reflected(self, wave: Tensor) -> Tensor:
+        """Scale clips that fill their rows to their peaks and reflect them at both ends."""
+        before, behind = self.n_fft // 2, (self.n_fft + 1) // 2
+        ends = wave[:, 1 : before + 1].flip(1), wave[:, -behind - 1 : -1].flip(1)
+        peak = torch.maximum(wave.amax(dim=1), -wave.amin(dim=1))  # aminmax takes longer
+        return torch.cat([ends[0], wave, ends[1]], dim=1).div_(peak[:, None])
 
     def _centred(self, wave: Tensor, length: Tensor) -> Tensor:
         """Scale each clip to its peak and reflect it at its own ends, half a window long.
@@ -115,17 +134,13 @@ class LogMelTracks(nn.Module):
         Clips shorter than `n_fft` are first padded with zeros behind.
         """
         n, longest = wave.shape
-        alone = n == 1 and int(length[0]) == longest >= self.n_fft
-        if alone:  # nothing behind it
-            wave = wave / wave.abs().amax()
-            return nn.functional.pad(wave, (self.n_fft // 2, self.n_fft // 2), mode="reflect")
         at = torch.arange(longest, device=wave.device)
         wave = wave.masked_fill(at >= length[:, None], 0.0)
         wave = wave / wave.abs().amax(dim=1, keepdim=True)
         wave = nn.functional.pad(wave, (0, max(0, self.n_fft - longest)))
         last = length.clamp(min=self.n_fft)[:, None] - 1
-        half = self.n_fft // 2
-        place = torch.arange(-half, wave.shape[1] + half, device=wave.device).abs()
+        before, behind = self.n_fft // 2, (self.n_fft + 1) // 2
+        place = torch.arange(-before, wave.shape[1] + behind, device=wave.device).abs()
         place = (last - (last - place.expand(n, -1)).abs()).clamp(min=0)
         return wave.gather(1, place)
 
@@ -174,67 +189,31 @@ class LogMelStatistics(LogMelTracks):
         """
         if _better_alone(batch):
             return torch.cat([self.forward(one) for one in _one_by_one(batch)])
-        tracks, frames = self.tracks(batch)
-        spans = [(torch.zeros_like(frames), frames)]
-        if self.n_segments > 1:
-            spans += [self._segment(frames, i) for i in range(self.n_segments)]
-        parts = []
-        for span in spans:
-            parts.append(self._statistics(tracks[0], *span))
-            parts += changes(tracks[0], *span, self.n_scales)
-            parts += [self._statistics(track, *span) for track in tracks[1:]]
+        tracks, frames, full = self.tracks(batch)
+        if full:  # every clip has the same frames
+            spans = self._spans(torch.tensor(tracks[0].shape[2]))
+            cuts = [slice(int(start), int(stop)) for start, stop in spans]
+            parts = [self._described([track[:, :, cut] for track in tracks]) for cut in cuts]
+        else:
+            parts = [self._described(tracks, span) for span in self._spans(frames)]
         return torch.cat(parts, dim=1)
 
-    def _segment(self, frames: Tensor, i: int) -> tuple[Tensor, Tensor]:
-        start = (i * frames) // self.n_segments
-        stop = ((i + 1) * frames) // self.n_segments
-        return start, torch.maximum(stop, start + 1)
+    def _spans(self, frames: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return the first frames of the clip and of each segment, and the frames behind."""
+        spans = [(torch.zeros_like(frames), frames)]
+        for i in range(self.n_segments if self.n_segments > 1 else 0):
+            start = (i * frames) // self.n_segments
+            stop = ((i + 1) * frames) // self.n_segments
+            spans.append((start, torch.maximum(stop, start + 1)))
+        return spans
 
-    def _statistics(self, track: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-        """Return mean, sd and percentiles (n, (2 + n_percentiles) * n_mels) over a span."""
-        at = torch.arange(track.shape[2], device=track.device)
-        inside = ((at >= start[:, None]) & (at < stop[:, None]))[:, None]  # (n, 1, frames)
-        count = (stop - start)[:, None]
-        mean = track.masked_fill(~inside, 0.0).sum(dim=2) / count
-        apart = (track - mean[:, :, None]).masked_fill(~inside, 0.0)
-        sd = (apart.square().sum(dim=2) / count).sqrt()
-        ranked = masked_percentiles(track, inside, self.shares)
-        return torch.cat([mean, sd, *ranked], dim=1)
-
-
-def changes(track: Tensor, start: Tensor, stop: Tensor, n_scales: int) -> list[Tensor]:
-    """Return how much a track changes at scales of 1, 2, 4, ... frames.
-
-    The change at a scale is the mean absolute difference between the means of neighbouring
-    stretches of that many frames, cut from the start. A span without two stretches of that length
-    takes the change at the longest scale that it has; a single frame does not change.
-
-    Parameters
-    ----------
-    track : Tensor of shape (n, channels, frames)
-    start, stop : Tensor of shape (n,)
-        The span of each clip.
-    n_scales : int
-
-    Returns
-    -------
-    list of Tensor of shape (n, channels)
-    """
-    at = torch.arange(track.shape[2], device=track.device)
-    if n_scales and start.any():
-        place = (start[:, None] + at).clamp(max=track.shape[2] - 1)
-        track = track.gather(2, place[:, None].expand(-1, track.shape[1], -1))
-    count, found = stop - start, [torch.zeros_like(track[:, :, 0])]
-    for _ in range(n_scales):
-        steps = track.diff(dim=2).abs()
-        outside = at[: steps.shape[2]] >= (count - 1)[:, None]
-        total = steps.masked_fill(outside[:, None], 0.0).sum(dim=2)
-        change = total / (count - 1).clamp(min=1)[:, None]
-        found.append(torch.where((count > 1)[:, None], change, found[-1]))
-        even = track[:, :, : track.shape[2] // 2 * 2]
-        track = (even[:, :, ::2] + even[:, :, 1::2]) / 2
-        count = count // 2
-    return found[1:]
+    def _described(self, tracks: list[Tensor], span: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Return what is said of a span; None is all frames."""
+        parts = statistics(tracks[0], self.shares, span)
+        parts += changes(tracks[0], self.n_scales, span)
+        for track in tracks[1:]:
+            parts += statistics(track, self.shares, span)
+        return torch.cat(parts, dim=1)
 
 
 class LogMelSequence(LogMelTracks):
@@ -262,59 +241,10 @@ class LogMelSequence(LogMelTracks):
         """
         if _better_alone(batch):
             return torch.cat([self.forward(one) for one in _one_by_one(batch)])
-        tracks, frames = self.tracks(batch)
+        tracks, frames, _ = self.tracks(batch)
         shares = equal_shares(frames, tracks[0].shape[2], self.n_frames)
         steps = torch.stack([track @ shares for track in tracks], dim=1)
         return steps.permute(0, 3, 1, 2).flatten(start_dim=1)  # (n, steps, tracks, mels)
-
-
-def equal_shares(frames: Tensor, longest: int, steps: int) -> Tensor:
-    """Return weights (n, longest, steps) of the means over equal shares of each clip.
-
-    Share i of a clip of T frames lasts from i T / steps to (i + 1) T / steps; frames that are in it
-    partly count partly. Frames from T on have no weight.
-    """
-    total = frames.double()[:, None, None]
-    width = total / steps
-    begin = width * torch.arange(steps, device=frames.device)
-    at = torch.arange(longest, device=frames.device, dtype=torch.float64)[:, None]
-    overlap = torch.minimum(begin + width, at + 1) - torch.maximum(begin, at)
-    return (overlap.clamp(min=0).masked_fill(at >= total, 0.0) / width).float()
-
-
-def masked_percentiles(track: Tensor, inside: Tensor, shares: Sequence[float]) -> list[Tensor]:
-    """Return percentiles over the last axis, between the nearest ranks, of what is inside.
-
-    Parameters
-    ----------
-    track : Tensor of shape (n, channels, frames)
-    inside : Tensor of shape (n, 1, frames), bool
-    shares : sequence of float
-        In 0..1.
-
-    Returns
-    -------
-    list of Tensor of shape (n, channels)
-    """
-    ordered = _sorted(track.masked_fill(~inside, torch.inf))
-    last = inside.sum(dim=2) - 1  # (n, 1)
-    found = []
-    for share in shares:
-        place = share * last
-        below = place.floor().long()
-        above = torch.minimum(below + 1, last)
-        weight = (place - below).to(track.dtype)
-        columns = torch.stack([below, above], dim=2).expand(-1, track.shape[1], -1)
-        low, high = ordered.gather(2, columns).unbind(dim=2)
-        found.append(low + (high - low) * weight)
-    return found
-
-
-def _sorted(track: Tensor) -> Tensor:
-    """Sort along the last axis; on the CPU numpy does it many times faster than torch."""
-    if track.device.type != "cpu" or track.requires_grad:
-        return track.sort(dim=-1).values
-    return torch.from_numpy(np.sort(track.numpy(), axis=-1))
 
 
 def deltas(track: Tensor) -> Tensor:
@@ -326,12 +256,12 @@ def deltas(track: Tensor) -> Tensor:
     """
     reach = _DELTA_REACH
     wide = nn.functional.pad(track, (reach, reach), mode="replicate")
-    frames = track.shape[2]
-    total = torch.zeros_like(track)
-    for step in range(1, reach + 1):
-        later = wide[:, :, reach + step : reach + step + frames]
-        total = total + step * (later - wide[:, :, reach - step : reach - step + frames])
-    return total / (2 * sum(step * step for step in range(1, reach + 1)))
+    slopes = wide[:, :, 2 * reach :] - wide[:, :, : -2 * reach]
+    slopes *= reach
+    for step in range(1, reach):
+        later = wide[:, :, reach + step : step - reach]
+        slopes.add_(later - wide[:, :, reach - step : -reach - step], alpha=step)
+    return slopes.div_(2 * sum(step * step for step in range(1, reach + 1)))
 
 
 def mel_filters(

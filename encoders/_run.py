@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 
 from mmfuse._device import resolve_device
 from mmfuse.cache import EmbeddingCache, cache_folder
-from mmfuse.encoders._keys import content_key, file_of
+from mmfuse.encoders._keys import content_key, file_of, quick_key
 from mmfuse.encoders._stream import batches, chunks, ordered_map, windows
 from mmfuse.exceptions import EncodingError, SampleError, WeightsNotFoundError
 from mmfuse.presence import Presence
@@ -27,6 +27,7 @@ __all__ = ["Encoded", "encode_cells"]
 _WINDOW_BATCHES = 16  # samples that have a length are sorted within this many batches
 _WINDOW_BYTES = 256 << 20
 _KEYS_PER_TASK = 32
+_DECODED_PER_TASK = 4  # a thread that wakes for each sample costs more than a short one
 _LOOKUPS = 4096
 _NOTHING = np.empty(0, dtype=np.float32)  # kept for a sample in which nothing was found
 
@@ -86,6 +87,7 @@ class _Run:
         self.values = np.full((len(cells), encoder.n_features_out_), np.nan, dtype=np.float32)
         self.errors: dict[int, str] = {}
         self.cache: EmbeddingCache | None = None
+        self.alone: int | None = None  # longer samples pass the module alone
         self.bar: Any = None
 
     def open_cache(self) -> Any:
@@ -108,6 +110,8 @@ class _Run:
             return
         encoder = self.encoder
         device, module = resolve_device(encoder.device), encoder.module()
+        if device == "cpu" and encoder.cpu_room is not None:
+            self.alone = encoder.cpu_room // 2
         with closing(self._decoded(jobs)) as decoded:
             for window in windows(decoded, count=self._window, size=_size, room=_WINDOW_BYTES):
                 for batch in batches(
@@ -119,19 +123,14 @@ class _Run:
                     self._forward(batch, module, device)
 
     def _distinct(self, rows: list[int]) -> list[_Job]:
-        """Group rows by content. Files are read in threads, the rest is already in memory."""
-        text = self.encoder.text_cells
-
-        def keys(part: list[int]) -> list[tuple[Any, Exception | None]]:
-            return [_attempt(content_key, self.cells[row], text_cells=text) for row in part]
-
-        files = any(file_of(self.cells[row], text_cells=text) for row in rows[:1])
-        n_jobs = self.encoder.n_jobs if files else 1
-        parts = ordered_map(keys, chunks(rows, _KEYS_PER_TASK), n_jobs=n_jobs, ahead=4 * n_jobs)
+        """Group rows by content; without a cache, files by their names, as none need be read."""
+        keys = self._quick_keys(rows)
+        unread = [row for row, key in zip(rows, keys, strict=True) if key is None]
         jobs: list[_Job] = []
         known: dict[bytes, _Job] = {}
-        with closing(parts):
-            for row, (key, error) in zip(rows, (k for part in parts for k in part), strict=True):
+        with closing(self._content_keys(unread)) as found:
+            for row, quick in zip(rows, keys, strict=True):
+                key, error = next(found) if quick is None else (quick, None)
                 if error is not None:
                     self._fail([row], error)
                 elif key is not None and key in known:
@@ -141,6 +140,24 @@ class _Run:
                     if key is not None:
                         known[key] = jobs[-1]
         return jobs
+
+    def _quick_keys(self, rows: list[int]) -> list[bytes | None]:
+        text, by_name = self.encoder.text_cells, self.cache is None
+        return [quick_key(self.cells[row], text_cells=text, by_name=by_name) for row in rows]
+
+    def _content_keys(self, rows: list[int]) -> Generator[tuple[Any, Exception | None], None, None]:
+        """Files are read in threads, the rest is already in memory."""
+        text = self.encoder.text_cells
+
+        def keys(part: list[int]) -> list[tuple[Any, Exception | None]]:
+            return [_attempt(content_key, self.cells[row], text_cells=text) for row in part]
+
+        files = any(file_of(self.cells[row], text_cells=text) for row in rows[:1])
+        n_jobs = self.encoder.n_jobs if files else 1
+        parts = ordered_map(keys, chunks(rows, _KEYS_PER_TASK), n_jobs=n_jobs, ahead=4 * n_jobs)
+        with closing(parts):
+            for part in parts:
+                yield from part
 
     def _look_up(self, jobs: list[_Job]) -> list[_Job]:
         """Fill in what the cache has; return the jobs that remain."""
@@ -158,20 +175,27 @@ class _Run:
         return remaining
 
     def _window(self, job: _Job) -> int:
-        batch = self.encoder.batch_size
-        return batch if self.encoder._length(job.item) is None else _WINDOW_BATCHES * batch
+        batch, length = self.encoder.batch_size, self.encoder._length(job.item)
+        sort = length is not None and (self.alone is None or length <= self.alone)
+        return _WINDOW_BATCHES * batch if sort else batch
 
     def _decoded(self, jobs: list[_Job]) -> Generator[_Job, None, None]:
         """Yield jobs with their decoded sample; settle those that have none."""
         encoder = self.encoder
 
-        def decode(job: _Job) -> tuple[_Job, Any, Exception | None]:
-            return (job, *_attempt(encoder.preprocess, self.cells[job.rows[0]]))
+        def decode(part: list[_Job]) -> list[tuple[_Job, Any, Exception | None]]:
+            cells = [self.cells[job.rows[0]] for job in part]
+            return [
+                (job, *_attempt(encoder.preprocess, cell))
+                for job, cell in zip(part, cells, strict=True)
+            ]
 
-        ahead = min(encoder.batch_size, 16) + encoder.n_jobs
-        outcomes = ordered_map(decode, jobs, n_jobs=encoder.n_jobs, ahead=ahead)
-        with closing(outcomes):
-            for job, item, error in outcomes:
+        n_jobs = encoder.n_jobs
+        at_once = 1 if n_jobs == 1 else min(_DECODED_PER_TASK, 1 + len(jobs) // (4 * n_jobs))
+        ahead = (min(encoder.batch_size, 16) + n_jobs) // at_once
+        parts = ordered_map(decode, chunks(jobs, at_once), n_jobs=n_jobs, ahead=ahead)
+        with closing(parts):
+            for job, item, error in (outcome for part in parts for outcome in part):
                 job.item = item
                 if error is not None:
                     self._fail(job.rows, error)
@@ -184,10 +208,11 @@ class _Run:
     def _forward(self, batch: list[_Job], module: Any, device: str) -> None:
         encoder = self.encoder
         with torch.inference_mode():
-            inputs = _to_device(encoder.collate([job.item for job in batch]), device)
-            rows = encoder.cpu_rows if device == "cpu" else None
-            parts = inputs.split(rows) if rows is not None else [inputs]
-            vectors = torch.cat([module(part) for part in parts]).float().cpu().numpy()
+            found = [
+                module(_to_device(encoder.collate(part), device))
+                for part in self._parts([job.item for job in batch], device)
+            ]
+            vectors = torch.cat(found).float().cpu().numpy()
         wanted = (len(batch), self.values.shape[1])
         if vectors.shape != wanted:
             raise ValueError(
@@ -206,6 +231,14 @@ class _Run:
             else:
                 self._fail(job.rows, SampleError("its vector has NaN or infinite values"))
 
+    def _parts(self, items: list[Any], device: str) -> Iterator[list[Any]]:
+        """Cut a batch, which is sorted by length, in what passes the module together."""
+        if device != "cpu":
+            return iter([items])
+        encoder = self.encoder
+        most = encoder.cpu_rows or encoder.batch_size
+        return batches(items, length=encoder._length, most=most, room=encoder.cpu_room)
+
     def _keep(self, jobs: list[_Job], vectors: Any) -> None:
         if self.cache is not None:
             pairs = [(j.key, v) for j, v in zip(jobs, vectors, strict=True) if j.key is not None]
@@ -213,7 +246,8 @@ class _Run:
 
     def _finish(self, job: _Job, vector: np.ndarray) -> None:
         if vector.size:
-            self.values[job.rows] = vector
+            # one row as a number, as a list of rows takes three times as long
+            self.values[job.rows if len(job.rows) > 1 else job.rows[0]] = vector
             if self.encoder.nan_features and np.isnan(vector).all():
                 self.states[job.rows] = Presence.ABSENT
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from math import ceil, gcd
+from math import ceil, gcd, isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +13,7 @@ from scipy.signal import resample_poly
 
 from mmfuse._require import require
 from mmfuse.encoders._containers import whole_file
+from mmfuse.encoders._riff import read_pcm16
 from mmfuse.exceptions import SampleError
 from mmfuse.table.cells import is_tensor, to_numpy
 
@@ -47,29 +48,34 @@ def read_wave(sample: Any, rate: int, max_duration: float | None = None) -> np.n
         wave = wave[..., : ceil(max_duration * own_rate)]
     if wave.ndim == 2:
         wave = wave.mean(axis=0)
-    wave = wave.astype(np.float32)
-    if not np.isfinite(wave).all():
+    wave = wave.astype(np.float32, copy=False)
+    low, high = (float(wave.min()), float(wave.max())) if wave.size else (0.0, 0.0)
+    if not (isfinite(low) and isfinite(high)):  # NaN passes through both
         raise SampleError("the sound has NaN or infinite samples")
-    if own_rate != rate and wave.any():
+    if low == high == 0:
+        return None
+    if own_rate != rate:
         common = gcd(own_rate, rate)
         wave = resample_poly(wave, rate // common, own_rate // common)
-    return wave if wave.any() else None
+        return wave if wave.any() else None
+    return wave
 
 
 def _decode(sample: Any, rate: int, max_duration: float | None) -> tuple[np.ndarray, int]:
-    """Return a wave of shape (n_samples,) or (n_channels, n_samples) and its rate."""
+    """Return a wave (n_samples,) or (n_channels, n_samples) and its rate.
+
+    A wave of one axis and type float32 is never the caller's own array.
+    """
     if isinstance(sample, Mapping):
         if sample.get("array") is not None:
             return _from_array(sample["array"]), _checked_rate(sample.get("sampling_rate", rate))
         sample = sample.get("bytes") if sample.get("bytes") is not None else sample.get("path")
     if isinstance(sample, (bytes, bytearray, memoryview)):
-        return _from_file(whole_file(io.BytesIO(sample)), max_duration)
+        return _from_open(io.BytesIO(sample), None, max_duration)
     if isinstance(sample, (str, Path)):
         try:
             with open(sample, "rb") as file:
-                sound = whole_file(file)
-                # libsndfile reads a named file faster than it calls back for its bytes
-                return _from_file(str(sample) if sound is file else sound, max_duration)
+                return _from_open(file, str(sample), max_duration)
         except FileNotFoundError:
             raise SampleError("no such file") from None
         except OSError as exc:
@@ -80,13 +86,25 @@ def _decode(sample: Any, rate: int, max_duration: float | None) -> tuple[np.ndar
     return _from_array(sample), rate
 
 
+def _from_open(
+    file: BinaryIO, name: str | None, max_duration: float | None
+) -> tuple[np.ndarray, int]:
+    """Read a sound from an open file, by its name where there is one: libsndfile reads a named
+    file faster than it calls back for bytes."""
+    plain = read_pcm16(file, max_duration)
+    if plain is not None:
+        return plain
+    sound = whole_file(file)
+    return _from_file(sound if name is None or sound is not file else name, max_duration)
+
+
 def _from_file(file: str | BinaryIO, max_duration: float | None) -> tuple[np.ndarray, int]:
     soundfile = require("soundfile", extra="audio", caller="LogMelEncoder")
     try:
         with soundfile.SoundFile(file) as sound:
             rate, total = sound.samplerate, sound.frames
             wanted = total if max_duration is None else min(total, ceil(max_duration * rate))
-            wave = sound.read(wanted, dtype="float32", always_2d=True)
+            wave = sound.read(wanted, dtype="float32")
     except soundfile.LibsndfileError as exc:
         raise SampleError(f"cannot read the sound: {exc.error_string}") from None
     if len(wave) < wanted:
@@ -118,7 +136,7 @@ def _from_array(sample: Any) -> np.ndarray:
             f"an array of two axes is (n_channels, n_samples), got {sample.shape}; transpose it"
         )
     if sample.dtype.kind == "f":
-        return sample
+        return sample.astype(np.float32, order="C") if sample.ndim == 1 else sample
     limits = np.iinfo(sample.dtype)
     middle = 0 if limits.min else (limits.max + 1) / 2
     return (sample.astype(np.float64) - middle) / (limits.max - middle + 1)

@@ -127,7 +127,8 @@ class LogMelEncoder(BaseEncoder):
 
     modality: ClassVar[str] = "audio"
     libraries: ClassVar[tuple[str, ...]] = ("soundfile", "scipy")
-    batch_room: ClassVar[int | None] = 1 << 19  # samples; larger batches are slower on a CPU
+    batch_room: ClassVar[int | None] = 1 << 22  # samples
+    cpu_room: ClassVar[int | None] = 1 << 17
 
     def __init__(
         self,
@@ -231,7 +232,8 @@ class LogMelEncoder(BaseEncoder):
     def collate(self, items: list[Tensor]) -> dict[str, Tensor]:
         """Pad sounds to one length: "wave" (n, longest) and "length" (n,)."""
         length = torch.tensor([len(item) for item in items])
-        return {"wave": pad_sequence(items, batch_first=True), "length": length}
+        wave = items[0][None] if len(items) == 1 else pad_sequence(items, batch_first=True)
+        return {"wave": wave, "length": length}
 
     def _length(self, item: Tensor) -> int:
         return len(item)

@@ -79,9 +79,11 @@ class BaseEncoder(TransformerMixin, BaseEstimator):
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions that decode and preprocess; their versions are part of the cache key."""
     cpu_rows: ClassVar[int | None] = None
-    """Largest number of samples that pass the module together on the CPU, batches being tensors.
+    """Largest number of samples that pass the module together on the CPU.
 
     Larger activations are given back to the system after each layer and asked for again."""
+    cpu_room: ClassVar[int | None] = None
+    """The same as a padded length, where items have one; those longer than half go alone."""
     batch_room: ClassVar[int | None] = None
     """Largest padded length of a batch (items times the longest), where items have a length."""
     nan_features: ClassVar[bool] = False

@@ -13,16 +13,9 @@ from torch.nn.functional import normalize
 from mmfuse import weights as packaged
 from mmfuse._device import resolve_device
 from mmfuse.encoders import _checks
-from mmfuse.encoders._clip import (
-    SUFFIXES,
-    ClipSource,
-    describe,
-    load_model,
-    load_tokenizer,
-    one_tower,
-    open_clip,
-    weight_file,
-)
+from mmfuse.encoders._clip import load_model, load_tokenizer, one_tower
+from mmfuse.encoders._clip_files import describe, weight_file
+from mmfuse.encoders._clip_source import SUFFIXES, ClipSource, open_clip
 from mmfuse.encoders._modules import shared_module, state_hash
 from mmfuse.encoders._pictures import read_picture
 from mmfuse.encoders._stream import chunks

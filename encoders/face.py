@@ -23,9 +23,10 @@ from mmfuse.encoders._face_cells import (
     survey,
     with_paths,
 )
+from mmfuse.encoders._face_channels import channels, feature_names
 from mmfuse.encoders._face_mesh import models_hash
 from mmfuse.encoders._face_pictures import watch_recording
-from mmfuse.encoders._face_statistics import FaceStatistics, statistic_names
+from mmfuse.encoders._face_statistics import FaceStatistics
 from mmfuse.encoders._face_tables import Recording, read_recording
 from mmfuse.encoders._run import Encoded
 from mmfuse.encoders.base import BaseEncoder, _version
@@ -34,7 +35,6 @@ from mmfuse.presence import Presence
 
 __all__ = ["ActionUnitEncoder"]
 
-_ACTIVE = {"OpenFace": 0.2, "LibreFace": 0.2, "py-feat": 0.5, "pictures": 0.5}
 _COUNTS = ("frames", "used", "no_face", "low_confidence", "incomplete")
 _LEARNED = ("action_units_", "rated_units_", "angles_", "sources_")
 
@@ -283,12 +283,8 @@ class ActionUnitEncoder(BaseEncoder):
         if not recording.used.any():
             return None
         self._subtract_baseline(recording, sample)
-        unknown = np.full(len(recording.used), np.nan)
-        channels = [recording.used.astype(np.float64)]
-        channels += [recording.signals.get(name, unknown) for name in self._signals()]
-        if not self.mean_only_:
-            channels += [self._activity(recording, unit) for unit in self.rated_units_]
-        return torch.from_numpy(np.stack(channels, axis=1))
+        rated = () if self.mean_only_ else self.rated_units_
+        return torch.from_numpy(channels(recording, self._signals(), rated, self.activation))
 
     def frame_counts(self, column: Any) -> pd.DataFrame:
         """Count the frames of each recording that are used, and why others are not.
@@ -342,13 +338,6 @@ class ActionUnitEncoder(BaseEncoder):
             levels = at_rest(rest, recording, self.action_units_)
         subtract(recording, self.action_units_, levels)
 
-    def _activity(self, recording: Recording, unit: str) -> np.ndarray:
-        if unit in recording.flags:
-            return recording.flags[unit]
-        intensity = recording.signals.get(unit, np.full(len(recording.used), np.nan))
-        least = _ACTIVE[recording.source] if self.activation == "auto" else self.activation
-        return np.where(np.isnan(intensity), np.nan, intensity >= least)
-
     def collate(self, items: list[Tensor]) -> Tensor:
         """Pad recordings to one length with NaN: (n, longest, n_channels)."""
         return pad_sequence(items, batch_first=True, padding_value=float("nan"))
@@ -371,12 +360,8 @@ class ActionUnitEncoder(BaseEncoder):
         return len(self._feature_names())
 
     def _feature_names(self) -> list[str]:
-        statistics = ["mean"]
-        if not self.mean_only_:
-            statistics = statistic_names(self.percentiles, self.deltas)
-        names = [f"{signal}_{statistic}" for signal in self._signals() for statistic in statistics]
-        if not self.mean_only_:
-            names += [*(f"{unit}_rate" for unit in self.rated_units_), "found_share"]
+        rated = None if self.mean_only_ else self.rated_units_
+        names = feature_names(self._signals(), rated, self.percentiles, self.deltas)
         return [f"{self.modality}_{name}" for name in names]
 
     def weights_hash(self) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 from mmfuse import weights as packaged
 from mmfuse._random import seeded
 from mmfuse._require import require
-from mmfuse.encoders import _backbones, _checks
+from mmfuse.encoders import _backbones
 from mmfuse.encoders._columns import as_cells, merge_states
 from mmfuse.encoders._frames_kept import FRAMES, file_key
 from mmfuse.encoders._lidar_statistics import LidarStatistics, statistic_names
 from mmfuse.encoders._logonet import REACH, LoGoNet
 from mmfuse.encoders._modules import state_hash
+from mmfuse.encoders._object_arguments import check_object_arguments
 from mmfuse.encoders._object_cells import (
     SENSORS,
     asked,
@@ -34,7 +34,7 @@ from mmfuse.encoders._object_modules import ObjectStatistics, collate_objects, c
 from mmfuse.encoders._projection import inside_box, region_of_box
 from mmfuse.encoders.base import BaseEncoder, Encoded
 from mmfuse.encoders.image import ImageEncoder
-from mmfuse.exceptions import SampleError, WeightsNotFoundError
+from mmfuse.exceptions import SampleError
 from mmfuse.presence import Presence
 from mmfuse.table.cells import object_array
 
@@ -296,58 +296,9 @@ class LidarCameraEncoder(BaseEncoder):
 
     def _check_params(self) -> None:
         super()._check_params()
-        _checks.check_choice(self, "sensors", ("both", "lidar", "camera"))
-        _checks.check_choice(self, "features", ("statistics", "logonet"))
-        _checks.check_integer(self, "n_cells", least=1)
-        _checks.check_integer(self, "width", least=1)
-        _checks.check_integer(self, "random_state", least=0)
-        self._check_sizes()
+        check_object_arguments(self)
         if self.sensors != "lidar":
             self._image_encoder()._check_params()
-        if self.checkpoint is not None:
-            self._check_checkpoint()
-        self._check_trainable()
-
-    def _check_trainable(self) -> None:
-        if self.features == "statistics" and self.trainable:
-            raise ValueError(
-                "LidarCameraEncoder: trainable must be False with features='statistics', whose "
-                f"backbone stays as it is, got {self.trainable!r}; use features='logonet', or "
-                "train an ImageEncoder on regions of the pictures."
-            )
-        if self.checkpoint is None and self.trainable in ("head", "lora"):
-            raise ValueError(
-                "LidarCameraEncoder: trainable must be True or False with features='logonet' and "
-                f"without a checkpoint, since weights are random in all layers, got "
-                f"{self.trainable!r}; name trained weights in checkpoint, or use True."
-            )
-
-    def _check_sizes(self) -> None:
-        context, size = self.context, self.frame_size
-        if isinstance(context, bool) or not isinstance(context, Real) or not 0 <= context < 10:
-            raise ValueError(
-                f"LidarCameraEncoder: context must be a number from 0 to 10, got {context!r}."
-            )
-        pair = isinstance(size, (tuple, list)) and len(size) == 2
-        if not pair or not all(isinstance(n, Integral) and n >= 32 and n % 32 == 0 for n in size):
-            raise ValueError(
-                "LidarCameraEncoder: frame_size must be a height and a width that are multiples "
-                f"of 32, got {size!r}."
-            )
-
-    def _check_checkpoint(self) -> None:
-        file = self.checkpoint
-        if self.features != "logonet":
-            raise ValueError(
-                "LidarCameraEncoder: checkpoint must be None with features='statistics', which "
-                f"has nothing to load but the backbone's weights, got {file!r}."
-            )
-        if not isinstance(file, (str, Path)) or Path(file).suffix != ".safetensors":
-            raise ValueError(
-                f"LidarCameraEncoder: checkpoint must be a .safetensors file or None, got {file!r}."
-            )
-        if not Path(file).is_file():
-            raise WeightsNotFoundError(f"LidarCameraEncoder: there is no checkpoint {file}.")
 
     def _width(self) -> int:
         if self.features == "logonet":

@@ -14,27 +14,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from mmfuse import weights as packaged
-from mmfuse._random import seeded
-from mmfuse.encoders import _backbones
-from mmfuse.encoders._band_cells import (
-    Cutout,
-    files_as_paths,
-    is_file,
-    open_cell,
-    parts_of_cell,
-)
+from mmfuse.encoders._band_cells import Cutout, files_as_paths, open_cell
 from mmfuse.encoders._band_checks import check_band_parameters
 from mmfuse.encoders._band_instruments import Grid, Instrument, parse_instruments
-from mmfuse.encoders._band_networks import (
-    Branches,
-    NetworkFeatures,
-    SmallCNN,
-    Symmetric,
-    input_side,
-    widen_stem,
-)
+from mmfuse.encoders._band_modules import make_network, network_width
+from mmfuse.encoders._band_networks import Branches, NetworkFeatures
 from mmfuse.encoders._band_photometry import Photometry, photometry_names
 from mmfuse.encoders._band_setup import ROWS, bring_to_grid, make_grids
+from mmfuse.encoders._band_split import split_cell
 from mmfuse.encoders._columns import as_cells
 from mmfuse.encoders._modules import state_hash
 from mmfuse.encoders.base import BaseEncoder, Encoded
@@ -135,7 +122,7 @@ class MultiBandEncoder(BaseEncoder):
     In a dict, one instrument that cannot be read fails the whole cell. With one encoder per
     instrument (`split`) only that modality is FAILED, and a head learns what its absence means. A
     model of one block learns that only from training rows with gaps: where instruments may be
-    missing later, add copies of training rows without them, in the same group as their original.
+    missing later, `add_instrument_gaps` makes copies of training rows without them.
 
     Examples
     --------
@@ -317,7 +304,7 @@ class MultiBandEncoder(BaseEncoder):
         instruments = parse_instruments(self.instruments)
         cells, states = as_cells(column, caller=type(self).__name__)
         rows = [
-            _split_cell(files_as_paths(cell), instruments)
+            split_cell(cell, instruments)
             if state == Presence.PRESENT
             else dict.fromkeys((one.name for one in instruments), Presence(int(state)))
             for cell, state in zip(cells, states, strict=True)
@@ -356,40 +343,22 @@ class MultiBandEncoder(BaseEncoder):
             weights = packaged.file_hash(weights)
         return {**super()._module_identity(), "weights": weights}
 
-    def _side(self) -> tuple[int, int] | None:
-        return None if self.image_size is None else (self.image_size, self.image_size)
-
-    def _network(self, n_bands: int) -> tuple[nn.Module, int | None]:
-        """The network for some bands, and the side of the pictures that it takes."""
-        if self.features == "cnn":
-            with seeded(self.random_state):
-                network: nn.Module = SmallCNN(n_bands)
-            return (Symmetric(network) if self.symmetric else network), self.image_size
-        network = _backbones.load_backbone(
-            self.features,
-            weights=self.weights,
-            size=self._side(),
-            features=_backbones.Features(),
-            random_state=self.random_state,
-        )
-        widen_stem(network.model, n_bands)
-        side = self.image_size or input_side(self.features)
-        return (Symmetric(network) if self.symmetric else network), side
-
     def _part(self, grid: Grid) -> nn.Module:
         if self.features == "photometry":
             return Photometry(grid)
-        return NetworkFeatures(grid, *self._network(len(grid.bands)))
+        network, side = make_network(
+            len(grid.bands),
+            self.features,
+            weights=self.weights,
+            image_size=self.image_size,
+            symmetric=self.symmetric,
+            random_state=self.random_state,
+        )
+        return NetworkFeatures(grid, network, side)
 
     def _build_module(self) -> nn.Module:
         parts = {grid.name: self._part(grid) for grid in self.grids_}
         return Branches(parts) if len(parts) > 1 else next(iter(parts.values()))
-
-    def _network_width(self) -> int:
-        if self.features == "cnn":
-            return SmallCNN.width
-        layout = _backbones.backbone_layout(self.features, self._side(), _backbones.Features())
-        return int(np.prod(layout.shape))
 
     def _width(self) -> int:
         return len(self._feature_names())
@@ -402,7 +371,7 @@ class MultiBandEncoder(BaseEncoder):
             else:
                 label = "cnn" if self.features == "cnn" else "net"
                 prefix = f"{grid.name}_" if grid.name else ""
-                width = self._network_width()
+                width = network_width(self.features, self.image_size)
                 names += [f"{prefix}{label}_{i:0{len(str(width - 1))}d}" for i in range(width)]
                 names += [f"{band}_coverage" for band in grid.bands]
         return [f"{self.modality}_{name}" for name in names]
@@ -411,18 +380,3 @@ class MultiBandEncoder(BaseEncoder):
         super()._check_params()
         parse_instruments(self.instruments)
         check_band_parameters(self)
-
-
-def _split_cell(cell: Any, instruments: Sequence[Instrument]) -> dict[str, Any]:
-    """The cells of each instrument; one that the common file lacks is ABSENT."""
-    parts = parts_of_cell(cell, instruments)
-    if is_file(cell):
-        try:
-            found = open_cell(cell, instruments)
-        except ValueError:  # `encode` says which row and file
-            return parts
-        return {
-            name: raw if found[name].cube is not None else found[name].state
-            for name, raw in parts.items()
-        }
-    return parts

@@ -155,6 +155,7 @@ class LinearFit:
             train_rows = torch.as_tensor(train, device=device)
             self.fold_weight[train_rows, f] = self.weight[train_rows]
             self.held[torch.as_tensor(test, device=device), f] = True
+        self.held_weight = self.held * self.weight[:, None]
         size = len(self.weight) * self.problems.n_parameters
         self.tol = 1e-12 if size <= _EXACT_UP_TO else 1e-6
         self.cv_tol = 1e-4  # looser, and what is not solved to the end would look like a penalty
@@ -197,15 +198,16 @@ class LinearFit:
         Strong penalties come first; each starts from the solution before it, and that of the
         lowest loss is kept. A path ends early where the loss rises.
         """
-        held = self.held * self.weight[:, None]
+        held = self.held_weight
         total = held.sum(dim=0).clamp(min=1e-300)
         theta = self._warm
         losses: list[np.ndarray] = []
         for options in strengths:
             strength = options.to(self.weight.device).expand(self.fold_weight.shape[1], -1)
-            solved = self.problems.solve(self.fold_weight, strength, start=theta, tol=self.cv_tol)
-            theta = solved[0]
-            loss = ((self.problems.pattern_loss(theta) * held).sum(dim=0) / total).cpu().numpy()
+            theta, _, _ = self.problems.solve(
+                self.fold_weight, strength, start=theta, tol=self.cv_tol, held=held
+            )
+            loss = (self.problems.held_loss(theta, held) / total).cpu().numpy()
             means = [x.mean() for x in losses]
             if loss.mean() < min([self._lowest, *means]):
                 self._warm, self._lowest = theta, loss.mean()

@@ -39,7 +39,7 @@ class Blocks:
     ----------
     arrays : mapping of str to array-like of shape (n, d)
         One matrix per modality, in the order that ``names`` keeps. Other numeric types are
-        converted to float32; a float32 matrix is kept without copying.
+        converted to float32; a float32 matrix is kept without copying unless it is reversed.
     presence : array-like of shape (n, M), optional
         A `Presence` state or boolean per cell. Without it a cell is ABSENT where its row is all
         NaN and PRESENT elsewhere.
@@ -156,7 +156,7 @@ class Blocks:
                 raise unknown_name(key, self.names, owner=_OWNER)
             return self._arrays[key]
         rows = resolve_rows(key, len(self), owner=_OWNER)
-        arrays = {name: array[rows] for name, array in self._arrays.items()}
+        arrays = {name: _forward(array[rows]) for name, array in self._arrays.items()}
         return self._make(arrays, self._presence[rows])
 
     def hide(self, names: str | Iterable[str], rows: Any = None) -> Blocks:
@@ -220,7 +220,12 @@ def _matrix(name: str, value: Any) -> np.ndarray:
             f"Input X contains infinity in modality {name!r}, row {row}; float32 blocks hold "
             "finite values, and NaN where a value is missing."
         )
-    return array
+    return _forward(array)
+
+
+def _forward(array: np.ndarray) -> np.ndarray:
+    """Copy what is read backwards in memory, which torch cannot take."""
+    return array.copy() if min(array.strides) < 0 else array
 
 
 def _settle(matrix: np.ndarray, states: np.ndarray) -> np.ndarray:

@@ -130,7 +130,9 @@ class Multinomial(Objective):
 
     def bend(self, scores: Tensor) -> Tensor:
         p = torch.softmax(scores, dim=-1)
-        return p * (1 - p)
+        rest = (1 - p).clamp(min=1e-12)
+        others = p.square().sum(dim=-1, keepdim=True) - p.square()
+        return p * rest * (1 + (others / rest.square()).clamp(0, 1))
 
 
 class Cumulative(Multinomial):

@@ -74,6 +74,16 @@ def test_float32_is_kept_without_copying_and_read_only():
             part.presence[0, 0] = 0
 
 
+def test_reversed_rows_are_copied_as_torch_needs_them(blocks):
+    backwards = np.arange(6, dtype=np.float32).reshape(2, 3)[::-1, ::-1]
+    for part in (Blocks({"x": backwards}), blocks[::-1], blocks[::-2], blocks[::-1][::-1]):
+        for name in part.names:
+            assert min(part[name].strides) > 0
+        assert min(part.present.strides) > 0
+    np.testing.assert_array_equal(Blocks({"x": backwards})["x"], backwards)
+    np.testing.assert_array_equal(blocks[::-1]["image"], blocks["image"][::-1])
+
+
 @pytest.mark.parametrize(
     "key",
     [

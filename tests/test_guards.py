@@ -14,7 +14,7 @@ from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingCla
 import mmfuse
 from mmfuse import Blocks, FusionClassifier, FusionRegressor, ModalityTable, modality_report
 from mmfuse.datasets import export_av_digits, load_av_digits
-from mmfuse.digests import block_digests, group_digests
+from mmfuse.digests import block_digests, group_digests, row_digests
 from mmfuse.exceptions import LeakageError, LeakageWarning
 from mmfuse.guards import check_disjoint, find_duplicates, find_leaks, forget_training
 from mmfuse.heads import EarlyFusion
@@ -57,6 +57,17 @@ def test_labels_are_compared_as_files_mix_them_up():
     same = group_digests(np.array([7, 7.0, "7", np.int8(7)], dtype=object))
     assert len(set(same)) == 1
     assert group_digests(np.array(["7.5"]))[0] != same[0]
+
+
+def test_rows_that_differ_have_digests_that_differ():
+    bits = (np.arange(2**16)[:, None] >> np.arange(16)) & 1  # words that differ in high bits alone
+    wide = np.hstack([bits, bits * 2.0**-20, np.full((2**16, 1), np.inf)])
+    for matrix in (bits, bits + 0.5, bits * 1e30, wide, np.random.default_rng(0).random((5000, 3))):
+        assert len(np.unique(block_digests(matrix))) == len(matrix)
+    wide = wide[:, :32]
+    halves = Blocks({"a": wide[:, :20].astype(np.float32), "b": wide[:, 20:].astype(np.float32)})
+    np.testing.assert_array_equal(row_digests(halves), block_digests(wide))
+    np.testing.assert_array_equal(row_digests(halves[700:2900]), block_digests(wide)[700:2900])
 
 
 def test_given_folds_with_shared_groups_are_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 from mmfuse import Presence
 from mmfuse.encoders import LogMelEncoder
-from mmfuse.encoders._logmel import deltas, masked_percentiles
+from mmfuse.encoders._logmel import deltas, mel_filters
+from mmfuse.encoders._over_time import changes, masked_percentiles, statistics
 from mmfuse.encoders._waves import read_wave
 from mmfuse.exceptions import EncodingError, SampleError
 
@@ -156,6 +158,34 @@ def test_percentiles_and_deltas_by_hand():
     np.testing.assert_allclose(slope[0, 0, 2:-2], 1.0)
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 40])
+def test_all_frames_are_as_a_span_of_all_frames(n):
+    track = torch.from_numpy(RNG.normal(size=(2, 3, n)))
+    wide = torch.nn.functional.pad(track, (5, 9), value=99.0)
+    span = torch.full((2,), 5), torch.full((2,), 5 + n)
+    for alone, cut in (
+        (statistics(track, [0.0, 0.3, 1.0]), statistics(wide, [0.0, 0.3, 1.0], span)),
+        (changes(track, 4), changes(wide, 4, span)),
+    ):
+        torch.testing.assert_close(torch.stack(alone), torch.stack(cut))
+
+
+@pytest.mark.parametrize("n_fft, win, n", [(401, 401, 8000), (511, 400, 1600), (512, 399, 5000)])
+def test_odd_lengths_of_transform_and_window(n_fft, win, n):
+    wave = noise(n)
+    one = encoder(n_fft=n_fft, win_length=win, n_mels=16, n_scales=0, deltas=False)
+    before = (n_fft - win) // 2
+    window = np.pad(np.hanning(win + 1)[:-1], (before, n_fft - win - before))
+    padded = np.pad(wave.astype(np.float64), (n_fft // 2, (n_fft + 1) // 2), mode="reflect")
+    frames = np.stack([padded[i * 160 : i * 160 + n_fft] for i in range(1 + n // 160)])
+    filters = mel_filters(n_fft // 2 + 1, 16, 20.0, RATE / 2, RATE)
+    power = filters @ (np.abs(np.fft.rfft(frames * window)) ** 2).T
+    track = 10 * np.log10(np.maximum(power / power.max(), 1e-8))
+    found = one.transform([wave, np.tile(wave, 2)])[0]  # in a batch that pads
+    np.testing.assert_allclose(found[:16], track.mean(axis=1), atol=5e-3)
+    np.testing.assert_allclose(one.transform([wave])[0], found, rtol=1e-5, atol=3e-5)
+
+
 def test_names_tell_what_a_feature_is():
     names = list(encoder(n_mels=20, n_segments=2).get_feature_names_out())
     assert len(names) == 3 * (2 * 5 + 6) * 20
@@ -181,6 +211,17 @@ def test_gradients_reach_the_samples():
     wave = torch.from_numpy(noise(3000))[None].requires_grad_()
     module({"wave": wave, "length": torch.tensor([3000])}).sum().backward()
     assert torch.isfinite(wave.grad).all() and wave.grad.abs().sum() > 0
+
+
+def test_gradients_are_those_of_the_clip_in_a_batch_that_pads():
+    module = deepcopy(encoder(n_mels=16, n_segments=2).module()).double()
+    wave = torch.from_numpy(noise(3000)).double()
+    alone = wave[None].clone().requires_grad_()
+    padded = torch.nn.functional.pad(wave.repeat(2, 1), (0, 2000)).requires_grad_()
+    module({"wave": alone, "length": torch.tensor([3000])}).square().sum().backward()
+    both = module({"wave": padded, "length": torch.tensor([3000, 4000])})[0]
+    both.square().sum().backward()
+    torch.testing.assert_close(padded.grad[0, :3000], alone.grad[0], rtol=1e-3, atol=1e-3)
 
 
 # Kinds of sounds.

@@ -11,7 +11,9 @@ from scipy.special import log_softmax, softmax
 
 import mmfuse
 from mmfuse import FusionClassifier
-from mmfuse.calibration.by_pattern import HeldOut, PatternCalibration, _basis, _Case
+from mmfuse.calibration import TemperatureScaling
+from mmfuse.calibration._affine import Case, shift_basis
+from mmfuse.calibration.by_pattern import HeldOut, PatternCalibration
 from mmfuse.heads import EarlyFusion, LateFusion
 
 FULL, LAME = (True, True), (True, False)
@@ -45,7 +47,7 @@ def test_an_overconfident_pattern_is_corrected_and_the_other_is_not() -> None:
     for pattern in (FULL, LAME):
         rows = (held.present == pattern).all(axis=1)
         assert loss(out[rows], y[rows]) < loss(logits[rows], y[rows]) + 0.005
-        pooled = held.scores[rows] / c.temperature_
+        pooled = held.scores[rows] / TemperatureScaling().fit(held.scores, y).temperature_
         assert loss(out[rows], y[rows]) < loss(pooled, y[rows]) - 0.01
     slope = dict(zip(map(tuple, c.patterns_.tolist()), c.scale_ / c.temperature_, strict=True))
     assert slope[FULL] == pytest.approx(1, abs=0.1) and slope[LAME] == pytest.approx(
@@ -91,15 +93,39 @@ def test_hidden_modalities_teach_patterns_that_never_occurred() -> None:
     )
 
 
-def test_rare_and_unknown_patterns_keep_the_temperature() -> None:
-    held, y, _ = world(factor=3.0)
-    lame = np.flatnonzero((held.present == LAME).all(axis=1))[:19]
-    rows = np.concatenate([np.flatnonzero(held.present.all(axis=1)), lame])
-    c = fitted(HeldOut(held.scores[rows], held.present[rows]), y[rows])
-    np.testing.assert_allclose(
-        c.transform(held.scores[lame], held.present[lame]), held.scores[lame] / c.temperature_
-    )
-    np.testing.assert_allclose(c.transform(held.scores), held.scores / c.temperature_)
+def test_without_a_modality_scores_are_no_sharper_than_its_rows_show() -> None:
+    """Rows with a separating modality ask for sharp scores, the few others do not."""
+    held, y, _ = world(300)
+    both = held.present.all(axis=1)
+    rows = np.concatenate([np.flatnonzero(both), np.flatnonzero(~both)[:19]])
+    scores, present, y = held.scores[rows], held.present[rows], y[rows]
+    scores[present.all(axis=1)] = 2.0 * np.eye(3)[y[present.all(axis=1)]]  # right and too timid
+    c = fitted(HeldOut(scores, present), y)
+    full, lame, other = c.slope(np.array([FULL, LAME, (False, True)]))
+    assert full > 2 and lame < 1.3 and other <= 1
+    assert TemperatureScaling().fit(scores, y).temperature_ < 0.6
+
+
+def test_few_rows_are_enough_to_flatten_what_is_far_too_sharp() -> None:
+    held, y, _ = world(300, factor=6.0)
+    both = held.present.all(axis=1)
+    rows = np.concatenate([np.flatnonzero(both), np.flatnonzero(~both)[:15]])
+    own = fitted(HeldOut(held.scores[rows], held.present[rows]), y[rows])
+    hidden = np.where(both[:, None], held.scores * 6.0, held.scores)
+    gone = np.tile(LAME, (300, 1))
+    taught = HeldOut(held.scores[both], held.present[both], hidden[both], gone[both])
+    for c in (own, fitted(taught, y[both])):
+        full, lame = c.slope(np.array([FULL, LAME]))
+        assert full > 0.7 and lame < 0.6
+        unseen = c.slope(np.array([(False, True)]))[0]
+        assert unseen <= 1
+    assert unseen < 0.6  # rows with a modality hidden speak for patterns of which there are none
+
+
+def test_scores_that_cannot_be_compared_by_folds_get_the_temperature() -> None:
+    held, y, _ = world(4, factor=4.0)
+    c = fitted(held, y)
+    assert c.plan_ == "temperature" and np.isinf(c.pull_)
 
 
 @pytest.mark.parametrize("ordinal", [False, True])
@@ -107,11 +133,15 @@ def test_rare_and_unknown_patterns_keep_the_temperature() -> None:
 def test_newton_finds_the_optimum(ordinal: bool, pull: float) -> None:
     held, y, _ = world(200, factor=2.0, lean=(1, 0, 0))
     weight = np.random.default_rng(1).random(200) + 0.5
-    case = _Case(np.array(LAME), np.arange(200), held.scores, y, weight)
-    basis = _basis(3, ordinal)
-    found = case.correction(basis, pull)
-    value = minimize(lambda t: case._value(t, basis, pull), found * 0, tol=1e-12).fun
-    assert case._value(found, basis, pull) == pytest.approx(value, rel=1e-8)
+    case = Case(held.scores, y, weight, np.arange(200))
+    basis = shift_basis(3, ordinal)
+    pulls = np.append(2 * pull, np.full(len(basis), pull))
+    found = case.correction(basis, pulls)
+
+    def value(theta: np.ndarray) -> float:
+        return float(weight @ case.loss(theta, basis) + pulls @ theta**2 / 2)
+
+    assert value(found) == pytest.approx(minimize(value, found * 0, tol=1e-12).fun, rel=1e-8)
     assert len(found) == (2 if ordinal else 4)
 
 
@@ -125,6 +155,21 @@ def test_groups_stay_together() -> None:
     assert blind.pull_ < aware.pull_
 
 
+def test_the_error_of_a_slope_knows_groups() -> None:
+    held, y, _ = world(60, factor=2.0, seed=3)
+    one = Case(held.scores, y, np.ones(60), np.arange(60))
+    copies = Case(
+        np.repeat(one.scores, 20, axis=0),
+        np.repeat(y, 20),
+        np.ones(1200),
+        np.repeat(np.arange(60), 20),
+    )
+    d, error = one.slope(1e-6)
+    again, honest = copies.slope(1e-6)
+    assert again == pytest.approx(d, abs=1e-4)
+    assert honest == pytest.approx(error, rel=0.4) and honest > 0.5 * error
+
+
 def test_state_goes_through_json() -> None:
     held, y, _ = world(factor=3.0)
     for c in (fitted(held, y), fitted(*world(30)[:2])):
@@ -133,7 +178,9 @@ def test_state_goes_through_json() -> None:
             np.testing.assert_array_equal(
                 again.transform(held.scores, present), c.transform(held.scores, present)
             )
-        assert again.pull_ == c.pull_
+        assert again.pull_ == c.pull_ and again.plan_ == c.plan_
+        unseen = np.array([(False, True)])
+        assert again.slope(unseen) == c.slope(unseen)
 
 
 def table(n: int, seed: int) -> tuple[dict, np.ndarray]:
@@ -162,3 +209,35 @@ def test_classifier_fits_saves_and_explains_patterns(head, tmp_path) -> None:
     np.testing.assert_allclose(
         log_softmax(evidence, axis=1), model.predict_log_proba(X_new), atol=1e-9
     )
+
+
+def separable(n: int, seed: int, n_classes: int, gap: float) -> tuple[dict, np.ndarray]:
+    """One block that separates the classes, and a weak one of two features; both have gaps."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, n_classes, n)
+    strong, weak = rng.normal(size=(n, 5)), rng.normal(size=(n, 2))
+    strong[:, 0] += 12 * y
+    weak[:, 0] += 0.8 * y
+    lost = rng.random(n) < gap
+    strong[lost] = np.nan
+    weak[rng.random(n) < 0.15] = np.nan  # some rows have nothing
+    return {"strong": strong, "weak": weak}, y
+
+
+@pytest.mark.parametrize(("n_classes", "target"), [(2, "nominal"), (3, "nominal"), (3, "ordinal")])
+def test_rows_without_the_separating_modality_are_not_overconfident(n_classes, target) -> None:
+    excess, largest = [], []
+    for seed in range(6):
+        X, y = separable(60, seed, n_classes, gap=(0.1, 0.3, 0.2)[seed % 3])
+        new, truth = separable(1500, seed + 100, n_classes, gap=0.3)
+        model = FusionClassifier(LateFusion(), target=target, random_state=0).fit(X, y)
+        alone = FusionClassifier(LateFusion(), target=target, random_state=0)
+        alone.fit({"weak": X["weak"]}, y)
+        weak = {"weak": new["weak"][np.isfinite(new["weak"]).all(axis=1)]}
+        mine, theirs = model.predict_log_proba(weak), alone.predict_log_proba(weak)
+        largest.append([np.abs(p[:, -1] - p[:, 0]).max() for p in (mine, theirs)])
+        calibrated = loss(model.predict_log_proba(new), truth)
+        model.calibrator_ = None
+        excess.append(calibrated / loss(model.predict_log_proba(new), truth) - 1)
+    ratio = np.array(largest)[:, 0] / np.array(largest)[:, 1]
+    assert np.mean(excess) < 0.005 and np.median(ratio) < 1.15 and ratio.max() < 1.6

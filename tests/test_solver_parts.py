@@ -156,7 +156,7 @@ def test_many_rows_come_close_to_the_optimum(rate: float) -> None:
         theta, converged, _ = problems.solve(weight, strength, tol=tol)
         assert converged.all()
         values.append(float(problems.objective(theta, weight, strength).value) / n)
-    assert values[1] - 1e-6 < values[0] < values[1] + 1e-3
+    assert values[1] - 1e-6 < values[0] < values[1] + 1.5e-3
     if rate == 0:
         Z = np.hstack([StandardScaler().fit_transform(b.astype(float)) for b in X])
         Z[:, 12:] *= 0.1**0.5  # a weaker strength is a smaller feature

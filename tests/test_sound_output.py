@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mmfuse import FusionClassifier, ModalityTable, Presence, load, weights
 from mmfuse.encoders import LogMelEncoder
-from mmfuse.encoders._logmel import changes, equal_shares
+from mmfuse.encoders._over_time import changes, equal_shares
 from mmfuse.encoders._silero import SileroNet, speech_probability
 from mmfuse.encoders._voice import energy_parts, keep_parts, silero_parts
 from mmfuse.encoders._waves import read_wave
@@ -66,7 +66,7 @@ def test_a_sequence_has_the_documented_order():
     assert one.output_shape_ == (5, 2, 20) and values.shape == (1, 5, 2, 20)
     with torch.inference_mode():
         batch = one.collate([torch.from_numpy(wave)])
-        (mel, slope), frames = one.module().tracks(batch)
+        (mel, slope), frames, _ = one.module().tracks(batch)
     for i, track in enumerate((mel, slope)):
         expected = reference_shares(track[0, :, : frames[0]].numpy(), 5)
         np.testing.assert_allclose(values[0, :, i].T, expected, atol=1e-4)
@@ -124,11 +124,11 @@ def test_gradients_are_those_without_numpy(params):
 def test_changes_by_hand():
     square = torch.tensor([0.0, 0, 0, 0, 8, 8, 8, 8, 5]).reshape(1, 1, 9)
     whole = torch.tensor([0]), torch.tensor([9])
-    found = [round(float(one), 4) for one in changes(square, *whole, 5)]
+    found = [round(float(one), 4) for one in changes(square, 5, whole)]
     assert found == [round(11 / 8, 4), round(8 / 3, 4), 8, 8, 8]  # 8 frames lack a neighbour
     part = torch.tensor([4]), torch.tensor([9])
-    assert [float(one) for one in changes(square, *part, 2)] == [0.75, 0.0]
-    assert [float(one) for one in changes(square, whole[0], whole[0] + 1, 2)] == [0.0, 0.0]
+    assert [float(one) for one in changes(square, 2, part)] == [0.75, 0.0]
+    assert [float(one) for one in changes(square, 2, (whole[0], whole[0] + 1))] == [0.0, 0.0]
 
 
 def test_changes_find_the_pace_of_a_rhythm():

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax, softmax
 
+from mmfuse.calibration._affine import Case, shift_basis
 from mmfuse.calibration.temperature import TemperatureScaling, make_calibrator
 
 __all__ = ["HeldOut", "PatternCalibration", "make_pattern_calibrator"]
 
-_PULLS = (300.0, 100.0, 30.0, 10.0)  # rows that a correction of one is worth, strongest first
-_ROWS = 20  # of a pattern, below which it keeps the pooled temperature
+_ROWS = 20  # of a pattern, below which it has no correction of its own
 _MOST_ROWS = 5000  # of a pattern; more change its few numbers by nothing
-_MOST_CLASSES = 20  # beyond, a shift per class is too much to learn
 _FOLDS = 5
-_NEWTON = 12
+_SAFE_PULL = 10.0
+_SAFE_ERRORS = 0.5  # standard errors by which a slope must differ to be believed
 
 
 @dataclass(frozen=True)
@@ -47,34 +46,67 @@ class HeldOut:
     folds: Sequence[tuple[np.ndarray, np.ndarray]] = ()
 
 
-class PatternCalibration(TemperatureScaling):
-    """A temperature for all rows, and a shrunken correction for each pattern of availability.
+@dataclass(frozen=True)
+class _Plan:
+    """A form that calibration may take."""
 
-    ``T`` is fitted on all held-out rows as they were observed. Under a pattern, scores become
-    ``(1 + d) / T * scores + a``: a head that has lost its best modality may be too sure of itself,
-    or lean to a class. ``a`` is one number per class, or, for ordered classes, one slope over their
-    places. Both are pulled to zero; how strongly is chosen by the log loss of further folds,
-    and no correction at all is one of the choices and wins unless another is clearly better. So
-    few rows, or a head that needs nothing, leave the temperature alone. A pattern with fewer than
-    20 rows of its own learns from rows in which modalities were hidden; one with fewer than 20 of
-    these too keeps the temperature, as do patterns that never occurred.
+    name: str
+    pooled: bool  # whether one temperature comes first
+    slope: float = np.inf  # rows that a correction of one has to weigh against
+    shift: float = np.inf
+
+
+_PLANS = (  # the more they change, the later; the first of those that are about as good is taken
+    _Plan("none", False),
+    _Plan("temperature", True),
+    _Plan("slopes", False, 10.0),
+    _Plan("temperature and slopes", True, 10.0),
+    _Plan("slopes and shifts", False, 100.0, 100.0),
+    _Plan("temperature, slopes and shifts", True, 100.0, 100.0),
+    _Plan("slopes and free shifts", False, 10.0, 10.0),
+    _Plan("temperature, slopes and free shifts", True, 10.0, 10.0),
+)
+
+
+class PatternCalibration(TemperatureScaling):
+    """One temperature, or none, and a shrunken correction for each pattern of availability.
+
+    Under a pattern, scores become ``(1 + d) / T * scores + a``: a head that has lost its best
+    modality may be too sure of itself, or lean to a class. ``a`` is one number per class, or, for
+    ordered classes, one slope over their places. What is fitted, nothing, T, d or a, and how
+    strongly d and a are pulled to zero, is chosen by the log loss of further folds: the least
+    change whose loss is within a standard error of the lowest. So few rows, or a head that needs
+    nothing, leave the scores alone.
+
+    A pattern with at least 20 held-out rows may have such a correction. Others, and all patterns
+    where no correction was chosen, get no sharper scores than T and no sharper ones than the head
+    gave, unless rows of the pattern itself, or rows in which modalities were hidden down to it,
+    show that T is right there: rows that have the best modality are many, and say nothing of those
+    that lack it. The same rows may show that scores must be flatter. A pattern of which there are
+    neither rows gets the flattest of T, the raw scores and what hidden rows show together.
 
     Attributes
     ----------
+    plan_ : str
+        What was chosen.
     temperature_ : float
+        1 where no temperature was chosen.
     pull_ : float
-        Rows that a correction of one had to weigh against; infinite where none was made.
+        Rows that a correction of one had to weigh against; infinite where none was chosen.
     patterns_ : ndarray of shape (P, M), bool
-        Patterns that have a correction.
+        Patterns of which there was any row.
     scale_ : ndarray of shape (P,)
         ``1 + d`` of each.
     shift_ : ndarray of shape (P, K)
         ``a`` of each.
+    rest_scale_ : float
+        ``1 + d`` of all other patterns.
 
     Notes
     -----
-    Shrinking group-wise calibration to a pooled one is ours; temperature and vector scaling follow
-    Guo, Pleiss, Sun and Weinberger (2017), "On calibration of modern neural networks".
+    Shrinking group-wise calibration to a pooled one, and the caution about rare patterns, are ours;
+    temperature and vector scaling follow Guo, Pleiss, Sun and Weinberger (2017), "On calibration of
+    modern neural networks".
     """
 
     name = "pattern"
@@ -97,72 +129,41 @@ class PatternCalibration(TemperatureScaling):
             Class indices.
         weight : ndarray of shape (n,)
         groups : ndarray of shape (n,), optional
-            Rows of one group stay together in the folds that choose the pull.
+            Rows of one group stay together in the folds that choose the plan.
         ordinal : bool, default=False
             Whether classes are ordered.
         """
         known = np.isfinite(held.scores).all(axis=1) & (weight > 0)
         self.fit(held.scores[known], y[known], weight[known])
-        n_classes, n_modalities = held.scores.shape[1], held.present.shape[1]
-        self.pull_ = np.inf
-        self.patterns_ = np.empty((0, n_modalities), dtype=bool)
-        self.scale_, self.shift_ = np.empty(0), np.empty((0, n_classes))
-        basis = _basis(n_classes, ordinal)
-        cases = list(self._cases(held, y, weight, known))
-        if n_modalities < 2 or not cases:
-            return self
         units = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
-        self.pull_ = self._choose(cases, units, basis)
-        if np.isinf(self.pull_):
+        rows = _Rows(held, y, weight, units, known)
+        basis = shift_basis(held.scores.shape[1], ordinal)
+        plan = _choose(rows, basis)
+        self.plan_, self.pull_ = plan.name, plan.slope
+        self.temperature_ = self.temperature_ if plan.pooled else 1.0
+        self.patterns_ = rows.patterns
+        self.scale_ = np.ones(len(rows.patterns))
+        self.shift_ = np.zeros((len(rows.patterns), held.scores.shape[1]))
+        self.rest_scale_ = 1.0
+        if held.present.shape[1] < 2:
             return self
-        found = [case.correction(basis, self.pull_) for case in cases]
-        self.patterns_ = np.stack([case.pattern for case in cases])
-        self.scale_ = np.array([1 + c[0] for c in found])
-        self.shift_ = np.stack([c[1:] @ basis for c in found])
+        corrected = np.zeros(len(rows.patterns), dtype=bool)
+        for place in rows.common() if np.isfinite(plan.slope) else ():
+            theta = _correction(rows.own(place).times(1 / self.temperature_), plan, basis)
+            self.scale_[place], self.shift_[place] = 1 + theta[0], theta[1:] @ basis
+            corrected[place] = True
+        for place in np.flatnonzero(~corrected):
+            self.scale_[place] = self._safe_scale(rows.all_of(place))
+        sparse = rows.hidden()
+        self.rest_scale_ = min(self._safe_scale(sparse), min(self.temperature_, 1.0))
         return self
 
-    def _cases(
-        self, held: HeldOut, y: np.ndarray, weight: np.ndarray, known: np.ndarray
-    ) -> Iterator[_Case]:
-        """Rows of every pattern that has enough of them: its own, or such as had parts hidden."""
-        seen = [(held.scores, held.present, known)]
-        if held.masked is not None and held.masked_present is not None:
-            usable = known & np.isfinite(held.masked).all(axis=1)
-            seen.append((held.masked, held.masked_present, usable))
-        patterns = np.unique(np.concatenate([p[u] for _, p, u in seen]), axis=0)
-        for pattern in patterns[patterns.any(axis=1)]:
-            for scores, present, usable in seen:
-                rows = np.flatnonzero(usable & (present == pattern).all(axis=1))
-                if len(rows) >= _ROWS:
-                    if len(rows) > _MOST_ROWS:
-                        pick = np.linspace(0, len(rows) - 1, _MOST_ROWS).astype(int)
-                        rows = rows[pick]
-                    scaled = scores[rows] / self.temperature_
-                    yield _Case(pattern, rows, scaled, y[rows], weight[rows])
-                    break
-
-    def _choose(self, cases: list[_Case], units: np.ndarray, basis: np.ndarray) -> float:
-        """The pull with the lowest held-out loss, or none where no pull is clearly better."""
-        names = np.unique(np.concatenate([units[case.rows] for case in cases]))
-        if len(names) < _FOLDS:
-            return np.inf
-        order = np.random.default_rng(0).permutation(len(names)) % _FOLDS
-        fold_of = np.zeros(int(units.max()) + 1, dtype=np.int64)
-        fold_of[names] = order
-        gain = np.zeros((len(_PULLS), _FOLDS))  # over no correction, summed over rows
-        for case in cases:
-            fold, before = fold_of[units[case.rows]], case.loss(np.zeros(len(basis) + 1), basis)
-            for f in range(_FOLDS):
-                test = fold == f
-                if not test.any() or test.all():
-                    continue
-                train = case.take(~test)
-                for p, pull in enumerate(_PULLS):
-                    after = case.loss(train.correction(basis, pull), basis)
-                    gain[p, f] += (case.weight * (before - after))[test].sum()
-        best = int(np.argmax(gain.sum(axis=1)))
-        noise = gain[best].std(ddof=1) * _FOLDS**0.5
-        return _PULLS[best] if gain[best].sum() > noise else np.inf
+    def _safe_scale(self, case: Case) -> float:
+        """Slope over T of a pattern: at most 1, and with few rows at most that of raw scores."""
+        cautious = min(1 / self.temperature_, 1.0)
+        d, error = case.times(cautious).slope(_SAFE_PULL)
+        d = np.sign(d) * max(abs(d) - _SAFE_ERRORS * error, 0.0)
+        return float(min(cautious * (1 + d) * self.temperature_, 1.0))
 
     def transform(self, scores: np.ndarray, present: np.ndarray | None = None) -> np.ndarray:
         """Calibrated scores, of the same shape.
@@ -175,33 +176,42 @@ class PatternCalibration(TemperatureScaling):
         """
         out = super().transform(scores)
         if present is not None:
-            for pattern, scale, shift in zip(self.patterns_, self.scale_, self.shift_, strict=True):
-                rows = (present == pattern).all(axis=1)
-                out[rows] = scale * out[rows] + shift
+            place = self._places(present)
+            out *= np.append(self.scale_, self.rest_scale_)[place, None]
+            out += np.vstack([self.shift_, np.zeros(out.shape[1])])[place]
         return out
 
     def slope(self, present: np.ndarray) -> np.ndarray:
         """By what raw scores are multiplied in each row: (n,)."""
-        out = np.full(len(present), 1 / self.temperature_)
-        for pattern, scale in zip(self.patterns_, self.scale_, strict=True):
-            out[(present == pattern).all(axis=1)] *= scale
-        return out
+        scale = np.append(self.scale_, self.rest_scale_)
+        return scale[self._places(present)] / self.temperature_
+
+    def _places(self, present: np.ndarray) -> np.ndarray:
+        """Place of each row's pattern in ``patterns_``, or -1: (n,)."""
+        place = np.full(len(present), -1)
+        for number, pattern in enumerate(self.patterns_):
+            place[(present == pattern).all(axis=1)] = number
+        return place
 
     def get_state(self) -> dict:
         return {
             **super().get_state(),
+            "plan": self.plan_,
             "pull": None if np.isinf(self.pull_) else self.pull_,
             "patterns": self.patterns_.astype(int).tolist(),
             "modalities": int(self.patterns_.shape[1]),
             "classes": int(self.shift_.shape[1]),
             "scale": self.scale_.tolist(),
             "shift": self.shift_.tolist(),
+            "rest_scale": self.rest_scale_,
         }
 
     @classmethod
     def from_state(cls, state: dict) -> PatternCalibration:
         self = super().from_state(state)
         self.pull_ = np.inf if state["pull"] is None else float(state["pull"])
+        self.plan_ = state.get("plan", "temperature")  # absent in models of earlier versions
+        self.rest_scale_ = float(state.get("rest_scale", 1.0))
         count = len(state["patterns"])
         shape = (count, state["modalities"])
         self.patterns_ = np.array(state["patterns"], dtype=bool).reshape(shape)
@@ -210,75 +220,119 @@ class PatternCalibration(TemperatureScaling):
         return self
 
 
-@dataclass(frozen=True)
-class _Case:
-    """The rows of one pattern: scores (r, K) over the pooled temperature."""
+class _Rows:
+    """Held-out rows by pattern: as observed, and with modalities hidden.
 
-    pattern: np.ndarray
-    rows: np.ndarray
-    scores: np.ndarray
-    y: np.ndarray
-    weight: np.ndarray
+    Attributes
+    ----------
+    patterns : ndarray of shape (P, M), bool
+        With anything present, of either kind of rows.
+    observed : Case
+        Rows with anything present.
+    place : ndarray
+        Pattern of each of them.
+    """
 
-    def take(self, kept: np.ndarray) -> _Case:
-        parts = (self.rows, self.scores, self.y, self.weight)
-        return _Case(self.pattern, *(part[kept] for part in parts))
+    def __init__(
+        self, held: HeldOut, y: np.ndarray, weight: np.ndarray, units: np.ndarray, known: np.ndarray
+    ) -> None:
+        every = Case(held.scores, y, weight, units)
+        rows = np.flatnonzero(known & held.present.any(axis=1))
+        self.observed, seen = every.take(rows), held.present[rows]
+        gone = np.empty(0, dtype=int)
+        if held.masked is not None and held.masked_present is not None:
+            fewer = (held.masked_present != held.present).any(axis=1)
+            usable = known & fewer & held.masked_present.any(axis=1)
+            gone = np.flatnonzero(usable & np.isfinite(held.masked).all(axis=1))
+            every = Case(held.masked, y, weight, units)
+        self._masked = every.take(gone)
+        found = held.masked_present[gone] if len(gone) else seen[:0]
+        self.patterns, place = np.unique(np.concatenate([seen, found]), axis=0, return_inverse=True)
+        self.place, self._masked_place = np.split(place.reshape(-1), [len(seen)])
 
-    def _logits(self, theta: np.ndarray, basis: np.ndarray) -> np.ndarray:
-        return (1 + theta[0]) * self.scores + theta[1:] @ basis
+    def common(self) -> list[int]:
+        """Patterns with enough rows of their own."""
+        count = np.bincount(self.place, minlength=len(self.patterns))
+        return np.flatnonzero(count >= _ROWS).tolist()
 
-    def loss(self, theta: np.ndarray, basis: np.ndarray) -> np.ndarray:
-        """Log loss (r,) under the correction ``theta``: d, then a in the basis."""
-        log_p = log_softmax(self._logits(theta, basis), axis=1)
-        return -log_p[np.arange(len(self.y)), self.y]
+    def own(self, place: int) -> Case:
+        """Observed rows of a pattern."""
+        return self.observed.take(_spread(np.flatnonzero(self.place == place)))
 
-    def correction(self, basis: np.ndarray, pull: float) -> np.ndarray:
-        """Minimise the penalised log loss, which is convex, by Newton's method."""
-        theta = np.zeros(len(basis) + 1)
-        value = self._value(theta, basis, pull)
-        for _ in range(_NEWTON):
-            p = softmax(self._logits(theta, basis), axis=1)
-            wrong = p.copy()
-            wrong[np.arange(len(self.y)), self.y] -= 1
-            inner = (p * self.scores).sum(axis=1)
-            gradient = np.concatenate(
-                [
-                    [self.weight @ (wrong * self.scores).sum(axis=1)],
-                    basis @ (self.weight @ wrong),
-                ]
-            )
-            gradient += pull * theta
-            hessian = pull * np.eye(len(theta))
-            weighted = self.weight[:, None] * p
-            hessian[0, 0] += (weighted * (self.scores - inner[:, None]) ** 2).sum()
-            cross = (weighted * (self.scores - inner[:, None])).sum(axis=0)
-            hessian[0, 1:] += basis @ cross
-            hessian[1:, 0] += basis @ cross
-            spread = np.diag(weighted.sum(axis=0)) - weighted.T @ p
-            hessian[1:, 1:] += basis @ spread @ basis.T
-            step = np.linalg.solve(hessian, gradient)
-            if gradient @ step < 1e-9:
-                break
-            size = 1.0
-            while self._value(theta - size * step, basis, pull) > value and size > 1e-4:
-                size /= 2
-            theta = theta - size * step
-            value = self._value(theta, basis, pull)
-        theta[0] = max(theta[0], -0.95)  # the order of the classes must not turn round
-        return theta
+    def hidden(self, place: int | None = None) -> Case:
+        """Rows in which modalities were hidden, down to a pattern."""
+        kept = self._masked_place >= 0 if place is None else self._masked_place == place
+        return self._masked.take(_spread(np.flatnonzero(kept)))
 
-    def _value(self, theta: np.ndarray, basis: np.ndarray, pull: float) -> float:
-        return float(self.weight @ self.loss(theta, basis) + pull / 2 * (theta @ theta))
+    def all_of(self, place: int) -> Case:
+        """Both."""
+        pairs = zip(_parts(self.own(place)), _parts(self.hidden(place)), strict=True)
+        return Case(*(np.concatenate(pair) for pair in pairs))
 
 
-def _basis(n_classes: int, ordinal: bool) -> np.ndarray:
-    """Rows are directions in which the scores of the classes may be shifted: (r, K)."""
-    if ordinal:
-        places = np.arange(n_classes) - (n_classes - 1) / 2
-        return places[None] / max(places.std(), 1e-12)
-    if n_classes > _MOST_CLASSES:
-        return np.empty((0, n_classes))
-    return np.eye(n_classes) - 1 / n_classes
+def _parts(case: Case) -> tuple[np.ndarray, ...]:
+    return case.scores, case.y, case.weight, case.unit
+
+
+def _spread(rows: np.ndarray) -> np.ndarray:
+    """At most so many of the rows, evenly spread."""
+    if len(rows) <= _MOST_ROWS:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, _MOST_ROWS).astype(int)]
+
+
+def _correction(case: Case, plan: _Plan, basis: np.ndarray) -> np.ndarray:
+    """d, and a in the basis, under a plan that has d."""
+    theta = np.zeros(1 + len(basis))
+    if np.isinf(plan.shift):
+        theta[:1] = case.correction(basis[:0], np.array([plan.slope]))
+    else:
+        pull = np.append(plan.slope, np.full(len(basis), plan.shift))
+        theta[:] = case.correction(basis, pull)
+    return theta
+
+
+def _choose(rows: _Rows, basis: np.ndarray) -> _Plan:
+    """The first plan whose held-out loss is within a standard error of the lowest."""
+    names, unit = np.unique(rows.observed.unit, return_inverse=True)
+    if len(names) < _FOLDS:
+        return _PLANS[1]
+    patterns = rows.patterns.shape[1] > 1
+    plans = [
+        plan
+        for plan in _PLANS
+        if np.isinf(plan.slope) or (patterns and (np.isinf(plan.shift) or len(basis)))
+    ]
+    fold = (np.random.default_rng(0).permutation(len(names)) % _FOLDS)[unit]
+    gain = np.zeros((len(plans), len(names)))  # over raw scores, by unit
+    for number in range(_FOLDS):
+        test = fold == number
+        before = rows.observed.take(test).loss(np.zeros(1), basis[:0])
+        for p, after in enumerate(_held_out_losses(rows, test, plans, basis)):
+            saved = rows.observed.weight[test] * (before - after)
+            gain[p] += np.bincount(unit[test], weights=saved, minlength=len(names))
+    behind = gain[np.argmax(gain.sum(axis=1))] - gain
+    noise = behind.std(axis=1) * len(names) ** 0.5
+    return plans[int(np.argmax(behind.sum(axis=1) <= noise))]
+
+
+def _held_out_losses(
+    rows: _Rows, test: np.ndarray, plans: list[_Plan], basis: np.ndarray
+) -> list[np.ndarray]:
+    """Loss of the tested rows under each plan, fitted on the other rows."""
+    train, tested = rows.observed.take(~test), rows.observed.take(test)
+    temperature = TemperatureScaling().fit(train.scores, train.y, train.weight).temperature_
+    losses = []
+    for plan in plans:
+        slope = 1 / temperature if plan.pooled else 1.0
+        loss = tested.times(slope).loss(np.zeros(1), basis[:0])
+        for place in rows.common() if np.isfinite(plan.slope) else ():
+            inside = rows.place[test] == place
+            learned = train.take(_spread(np.flatnonzero(rows.place[~test] == place)))
+            theta = _correction(learned.times(slope), plan, basis)
+            loss[inside] = tested.take(inside).times(slope).loss(theta, basis)
+        losses.append(loss)
+    return losses
 
 
 def make_pattern_calibrator(

@@ -58,8 +58,10 @@ class FusionClassifier(
         ``"ordinal"``: the classes are steps of one scale, and every head learns them so; see Notes.
         A list has one entry for every column of y.
     calibration : {"auto", "temperature", None}, default="auto"
-        How probabilities are calibrated, on out-of-fold scores. ``"auto"`` uses one temperature
-        wherever enough rows can be held out.
+        How probabilities are calibrated, on out-of-fold scores. ``"auto"`` takes one temperature
+        and corrections for what a row lacks, or leaves scores alone, by what held-out rows say
+        (`mmfuse.calibration.PatternCalibration`), with at least 10 of them; ``"temperature"``
+        always uses one temperature; None never calibrates.
     class_weight : dict, "balanced", None or list of these, default=None
         As in scikit-learn; multiplies ``sample_weight`` in training and in calibration. A list has
         one entry for every column of y.

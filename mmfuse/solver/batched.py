@@ -20,6 +20,7 @@ the coefficients. Products may be in float32; sums over rows are in float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +30,16 @@ from mmfuse.objectives import Multinomial, Objective
 from mmfuse.solver.columns import Column
 from mmfuse.solver.lbfgs import minimise
 from mmfuse.solver.passes import Evaluation, Passes
-from mmfuse.solver.preconditioner import AxesPreconditioner, ByScorePreconditioner
+from mmfuse.solver.preconditioner import AxesPreconditioner, ByScorePreconditioner, gram
 
 __all__ = ["LinearProblems", "LinearSolution"]
 
 _SAMPLE = 8192  # rows that give the curvature; some times as many count as many
+_AT_ONCE = 512  # rows that are gathered together
+_MOMENT_ROWS = 3 * _SAMPLE  # rows of which those that bend are drawn for every score
 _MOST_MOMENTS = 50_000_000  # numbers in the curvatures of all scores
 _FIRST_STEPS = 4  # on some of the rows, from zero
+_REMEMBERED = 4  # solutions of which is known what the rows cost there
 _LOOK_AGAIN = 20  # steps before the curvature is looked at again; the span doubles
 _FLOOR = 1e-4  # curvature of the intercept that has no penalty, for a sample may miss it
 _NOISE = {torch.float64: 1e-12, torch.float32: 3e-7}
@@ -60,6 +64,38 @@ class LinearSolution:
     intercept: Tensor
     n_iter: int
     converged: Tensor
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the rows cost at a solution, without penalties: the next strength may start there."""
+
+    theta: Tensor
+    weight: Tensor
+    kept: Tensor | None
+    held: Tensor | None
+    found: Evaluation
+
+
+class _Track:
+    """Keep the last evaluation of every problem; that of the start may be known already.
+
+    The line search accepts what it evaluated last, so these are evaluations at the solutions.
+    """
+
+    def __init__(self, count: int, start: Evaluation | None) -> None:
+        self.count, self.start, self.found = count, start, start
+
+    def __call__(self, problems: Tensor, evaluate: Callable[[], Evaluation]) -> Evaluation:
+        if self.start is not None:
+            start, self.start = self.start, None
+            return start
+        found = evaluate()
+        if len(problems) == self.count:
+            self.found = found
+        else:
+            self.found.put(problems, found)
+        return found
 
 
 class LinearProblems:
@@ -105,6 +141,8 @@ class LinearProblems:
         self.widths = [column.width for column in self.columns]
         self.passes = Passes(self.columns, self.target, objective, masks, self.mask_weight)
         self._moments: Tensor | None = None
+        self._known: list[_Known] = []
+        self._at_zero: _Known | None = None
 
     @property
     def n_parameters(self) -> int:
@@ -142,15 +180,27 @@ class LinearProblems:
 
         ``weight`` is (n, B), ``strength`` is (B, M), ``kept`` is (B, M) bool.
         """
+        found = self.passes.evaluate(self._shaped(theta), weight, kept)
+        return self._penalised(found, theta, strength, kept)
+
+    def _penalised(
+        self, found: Evaluation, theta: Tensor, strength: Tensor, kept: Tensor | None
+    ) -> Evaluation:
+        """What the rows cost, with the penalties."""
         shaped = self._shaped(theta)
-        found = self.passes.evaluate(shaped, weight, kept)
         penalty = self._penalty(strength, 0.0)[..., None]
-        found.value += 0.5 * (penalty * shaped.square()).sum((1, 2))
-        found.gradient += penalty * shaped
+        value = found.value + 0.5 * (penalty * shaped.square()).sum((1, 2))
+        gradient = found.gradient + penalty * shaped
         if kept is not None:
-            found.gradient *= self._free(kept)[..., None]
-        found.gradient = found.gradient.flatten(1)
-        return found
+            gradient *= self._free(kept)[..., None]
+        return Evaluation(value, gradient.flatten(1), found.held)
+
+    def held_loss(self, theta: Tensor, held: Tensor) -> Tensor:
+        """Loss (B,) of the rows that ``held`` (n, B) weights, summed; free after `solve`."""
+        known = next((k for k in self._known if k.theta is theta and k.held is held), None)
+        if known is not None and known.found.held is not None:
+            return known.found.held
+        return (self.pattern_loss(theta) * held).sum(dim=0)
 
     def _penalty(self, strength: Tensor, intercept: Tensor | float) -> Tensor:
         """Penalty of every feature, token and the intercept: (B, D)."""
@@ -175,6 +225,7 @@ class LinearProblems:
         tol: float = 1e-12,
         max_iter: int = 2000,
         kept: Tensor | None = None,
+        held: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, int]:
         """Solve B problems.
 
@@ -191,6 +242,8 @@ class LinearProblems:
         max_iter : int
         kept : Tensor of shape (B, M), bool, optional
             Blocks that take part in each problem; the others have neither weights nor token.
+        held : Tensor of shape (n, B), optional
+            Weights of rows held out, whose loss `held_loss` then tells without a pass.
 
         Returns
         -------
@@ -201,6 +254,7 @@ class LinearProblems:
         """
         weight, strength = weight.double(), strength.double()
         count = len(strength)
+        known = self._known_at(start, weight, kept, held)
         if start is None:
             theta = self._first(weight, strength, kept)
         else:
@@ -214,8 +268,10 @@ class LinearProblems:
             k = None if kept is None else kept[live]
             if n_iter and self.by_score:
                 self._moments = None  # the curvature that is remembered served too badly
+            out = held if everything or held is None else held[:, live]
+            track = _Track(len(live), None if known is None else known.found.of(live))
             z, done, steps = minimise(
-                self._function(w, c, k),
+                self._function(w, c, k, out, track),
                 self._preconditioner(theta[live], w, c, k),
                 theta[live],
                 threshold[live],
@@ -226,14 +282,48 @@ class LinearProblems:
             theta[live] = z
             n_iter += steps
             converged[live] = done
+            if known is None or everything:
+                known = _Known(theta, weight, kept, held, track.found)
+            else:
+                known.found.put(live, track.found)
             live = live[~done]
+        if known is not None:
+            self._known = [*self._known, known][-_REMEMBERED:]
         return theta, converged, n_iter
 
-    def _function(self, weight: Tensor, strength: Tensor, kept: Tensor | None):
+    def _known_at(
+        self, theta: Tensor | None, weight: Tensor, kept: Tensor | None, held: Tensor | None
+    ) -> _Known | None:
+        """What an earlier solution with the same rows found where it ended."""
+        for one in self._known if theta is not None else []:
+            same = one.theta is theta and one.weight is weight and one.kept is kept
+            if same and (held is None or one.held is held):
+                self._known = [k for k in self._known if k is not one] + [one]  # the last to go
+                return one
+        return None
+
+    def _function(
+        self,
+        weight: Tensor,
+        strength: Tensor,
+        kept: Tensor | None,
+        held: Tensor | None = None,
+        track: _Track | None = None,
+    ):
+        track = track or _Track(len(strength), None)
+
         def function(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            part = weight if len(rows) == weight.shape[1] else weight[:, rows]
             some = None if kept is None else kept[rows]
-            found = self.objective(z, part, strength[rows], kept=some)
+
+            def part(wide: Tensor | None) -> Tensor | None:
+                everything = wide is None or len(rows) == wide.shape[1]
+                return wide if everything else wide[:, rows]
+
+            found = track(
+                rows,
+                lambda: self.passes.evaluate(self._shaped(z), part(weight), some, part(held)),
+            )
+            found = self._penalised(found, z, strength[rows], some)
             return found.value, found.gradient
 
         return function
@@ -274,7 +364,11 @@ class LinearProblems:
         if self.by_score:  # a gain of one nat a row, of which a loss of some classes is a part
             return (2 * weight.sum(0)).sqrt()
         zero = self._zero(len(strength))
-        gradient = self.objective(zero, weight, strength, kept=kept).gradient
+        at_zero = self._at_zero
+        if at_zero is None or at_zero.weight is not weight or at_zero.kept is not kept:
+            found = self.passes.evaluate(self._shaped(zero), weight, kept)
+            self._at_zero = at_zero = _Known(zero, weight, kept, None, found)
+        gradient = self._penalised(at_zero.found, zero, strength, kept).gradient
         apply = self._along_axes(zero, weight, strength, kept)
         everything = torch.arange(len(strength), device=weight.device)
         return (gradient * apply(gradient, everything)).sum(1).clamp(min=0).sqrt()
@@ -299,12 +393,15 @@ class LinearProblems:
 
     def _features(self, rows: Tensor, mask: Tensor) -> Tensor:
         """Features under a pattern, bits of absence and a one: (m, D)."""
-        parts = [
-            torch.where(mask[:, m, None], column.rows(rows), 0.0)
-            for m, column in enumerate(self.columns)
-        ]
-        absent = (~mask).to(self.dtype)
-        return torch.cat([*parts, absent, torch.ones_like(absent[:, :1])], dim=1)
+        width = self.n_parameters // self.n_outputs
+        out = torch.ones(len(rows), width, dtype=self.dtype, device=mask.device)
+        parts = zip(out.split(_AT_ONCE), rows.split(_AT_ONCE), mask.split(_AT_ONCE), strict=True)
+        for part, some, kept in parts:  # few enough to stay in the cache
+            places = part.split([*self.widths, len(self.widths), 1], dim=1)
+            for m, column in enumerate(self.columns):
+                places[m].copy_(column.rows(some)).masked_fill_(~kept[:, m, None], 0.0)
+            places[-2].copy_(~kept)
+        return out
 
     def _preconditioner(self, theta: Tensor, weight: Tensor, strength: Tensor, kept: Tensor | None):
         if not self.by_score:
@@ -342,16 +439,10 @@ class LinearProblems:
         For every score rows are drawn with chances in proportion to their curvature and weighted
         back, for most rows of classes that are told apart well hardly bend at all.
         """
-        rows = self._sample_rows(4 * _SAMPLE)
-        mask = self._drawn_masks(rows)
+        rows = self._sample_rows(_MOMENT_ROWS)
+        features = self._features(rows, self._drawn_masks(rows))
         coef = self._shaped(theta).mean(dim=0).to(self.dtype)
-        bend = torch.cat(
-            [
-                self.loss.bend((self._features(r, m) @ coef)[:, None])[:, 0]
-                for r, m in zip(rows.split(_SAMPLE), mask.split(_SAMPLE), strict=True)
-            ]
-        )
-        bend = bend * (len(self.present) / len(rows))
+        bend = self.loss.bend((features @ coef)[:, None])[:, 0] * (len(self.present) / len(rows))
         count = max(2048, 3 * len(coef))
         generator = torch.Generator().manual_seed(0)
         moments = []
@@ -359,8 +450,7 @@ class LinearProblems:
             chance = (bend[:, k] / bend[:, k].sum().clamp(min=1e-30) * count).clamp(max=1)
             drawn = torch.rand(len(rows), generator=generator).to(rows.device) < chance
             heavy = (bend[drawn, k] / chance[drawn]).sqrt()[:, None].to(self.dtype)
-            part = self._features(rows[drawn], mask[drawn]) * heavy
-            moments.append(part.T @ part)
+            moments.append(gram(features[drawn] * heavy))
         return torch.stack(moments)
 
     def solution(self, theta: Tensor, converged: Tensor, n_iter: int) -> LinearSolution:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 __all__ = ["Column"]
 
+_AT_ONCE = 512  # rows that are gathered together
 _FAR = 300.0  # means beyond so many deviations would cancel in float32; then rows are shifted
 
 
@@ -57,7 +58,8 @@ class Column:
         if self.mean is None or self.scale is None:
             return part.to(self.dtype)
         if self.folded:  # nothing is missing, and means are near
-            return (part - self.mean.to(self.dtype)) / self.scale.to(self.dtype)
+            away = part - self.mean.to(self.dtype)
+            return away.div_(self.scale.to(self.dtype))
         wide = (part.double() - self.mean) / self.scale
         return torch.nan_to_num(wide, nan=0.0).to(self.dtype)
 
@@ -67,7 +69,10 @@ class Column:
 
     def take(self, rows: Tensor) -> Column:
         """Some rows, standardised now."""
-        return Column(self.rows(rows), dtype=self.dtype)
+        out = torch.empty(len(rows), self.width, dtype=self.dtype, device=self.raw.device)
+        for part, some in zip(out.split(_AT_ONCE), rows.split(_AT_ONCE), strict=True):
+            part.copy_(self.rows(some))
+        return Column(out, dtype=self.dtype)
 
     def forward(self, coef: Tensor) -> tuple[Tensor, Tensor | None]:
         """Coefficients (c, d) for chunks, and the constant (c, 1) that products lack."""

@@ -183,6 +183,10 @@ class OrdinalProblems:
             total -= share * log_p.gather(-1, index)[..., 0]
         return total
 
+    def held_loss(self, theta: Tensor, held: Tensor) -> Tensor:
+        """Loss (B,) of the rows that ``held`` (n, B) weights, summed."""
+        return (self.pattern_loss(theta) * held).sum(dim=0)
+
     def _evaluate(self, theta: Tensor, weight: Tensor, penalty: Tensor) -> _Point:
         coef, token, threshold = self._split(theta)
         latent = self._latent(coef, token)
@@ -257,6 +261,7 @@ class OrdinalProblems:
         start: Tensor | None = None,
         tol: float = 1e-12,
         max_iter: int = 200,
+        held: Tensor | None = None,  # noqa: ARG002  (nothing is known beforehand here)
     ) -> tuple[Tensor, Tensor, int]:
         """Solve B problems; see `mmfuse.solver.LinearProblems.solve`."""
         weight, penalty = self._all_weight(weight.to(self.dtype)), 1.0 / strength.to(self.dtype)

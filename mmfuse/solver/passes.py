@@ -20,10 +20,22 @@ _CHUNK_ROWS_GPU = 65_536
 
 @dataclass
 class Evaluation:
-    """Value (B,), and gradient (B, D, K) or flat."""
+    """Value (B,), gradient (B, D, K) or flat, and the loss (B,) of rows held out, where asked."""
 
     value: Tensor
     gradient: Tensor
+    held: Tensor | None = None
+
+    def of(self, problems: Tensor) -> Evaluation:
+        """Some of the problems, as copies."""
+        held = None if self.held is None else self.held[problems]
+        return Evaluation(self.value[problems], self.gradient[problems], held)
+
+    def put(self, problems: Tensor, other: Evaluation) -> None:
+        """Take what another evaluation found for these problems."""
+        self.value[problems], self.gradient[problems] = other.value, other.gradient
+        if self.held is not None and other.held is not None:
+            self.held[problems] = other.held
 
 
 class Passes:
@@ -68,12 +80,18 @@ class Passes:
 
     # -- sums ----------------------------------------------------------------------------------
 
-    def evaluate(self, theta: Tensor, weight: Tensor, kept: Tensor | None) -> Evaluation:
-        """Loss and gradient, without penalties; ``weight`` is (n, B)."""
+    def evaluate(
+        self, theta: Tensor, weight: Tensor, kept: Tensor | None, held: Tensor | None = None
+    ) -> Evaluation:
+        """Loss and gradient, without penalties; ``weight`` is (n, B).
+
+        ``held`` (n, B), weights too, asks for the loss of those rows, which costs next to nothing
+        here and a pass elsewhere.
+        """
         if kept is None and len(self.mask_weight) > 1 and self.same_everywhere:
-            return self._evaluate_together(theta, weight)
+            return self._evaluate_together(theta, weight, held)
         coef = self._coefficients(theta, kept)
-        sums = _Sums(self, coef)
+        sums = _Sums(self, coef, held)
         weight = weight.T.to(self.dtype)
         for where in self._chunks(theta.shape[0] * theta.shape[2]):
             rows = [column.chunk(where) for column in self.columns]
@@ -85,6 +103,7 @@ class Passes:
                 loss, gradient = self.loss.columns_gradient(scores, target)
                 w = weight[:, where] * chance if chance != 1 else weight[:, where]
                 sums.value += (loss * w).sum(1).double()
+                sums.add_held(loss, where, chance)
                 gradient *= w[:, None]
                 sums.add_gradient(back, gradient, self.uniform[s], self.masks[where, s])
             sums.close(back, rows)
@@ -95,14 +114,14 @@ class Passes:
         """Whether each pattern keeps the same blocks in all rows."""
         return not any(kept is None for pattern in self.uniform for kept in pattern)
 
-    def _evaluate_together(self, theta: Tensor, weight: Tensor) -> Evaluation:
+    def _evaluate_together(self, theta: Tensor, weight: Tensor, held: Tensor | None) -> Evaluation:
         """As ``evaluate``, for patterns that are the same in all rows: all of them at once.
 
         Adding up blocks is then a small matrix product, and every other step is one operation on
         all patterns, which saves most of the time that many small ones take.
         """
         coef = self._coefficients(theta, None)
-        sums = _Sums(self, coef)
+        sums = _Sums(self, coef, held)
         n_patterns, (n_problems, _, k) = len(self.uniform), theta.shape
         keep = torch.tensor(self.uniform, dtype=self.dtype, device=self.device)  # (S, M)
         chance = torch.tensor(self.mask_weight, dtype=self.dtype, device=self.device)
@@ -117,6 +136,7 @@ class Passes:
             loss, gradient = self.loss.columns_gradient(scores.flatten(0, 1), self.target[where])
             loss = torch.einsum("s,sbc->bc", chance, loss.view(n_patterns, n_problems, -1))
             sums.value += (loss * weight[:, where]).sum(1).double()
+            sums.add_held(loss, where)
             gradient = gradient.reshape(scores.shape)
             gradient *= (chance[:, None, None] * weight[:, where])[:, :, None]
             whole += gradient.sum(3).double()
@@ -229,15 +249,22 @@ class _Coefficients:
 class _Sums:
     """Accumulators of one pass, in float64."""
 
-    def __init__(self, passes: Passes, coef: _Coefficients) -> None:
+    def __init__(self, passes: Passes, coef: _Coefficients, held: Tensor | None) -> None:
         self.passes, self.coef = passes, coef
+        self.held_weight = None if held is None else held.T.to(passes.dtype)
         b, k, device = coef.n_problems, coef.n_outputs, passes.device
         options: dict[str, Any] = {"dtype": torch.float64, "device": device}
         self.value = torch.zeros(b, **options)
+        self.held = None if held is None else torch.zeros(b, **options)
         self.token = torch.zeros(b, len(passes.widths), k, **options)
         self.intercept = torch.zeros(b, k, **options)
         self.product = [torch.zeros(c.shape, **options) for c, _ in coef.blocks]
         self.total = [torch.zeros(len(c), **options) for c, _ in coef.blocks]
+
+    def add_held(self, loss: Tensor, where: slice, chance: float = 1.0) -> None:
+        """Losses (B, c) of the rows held out."""
+        if self.held_weight is not None:
+            self.held += chance * (loss * self.held_weight[:, where]).sum(1).double()
 
     def fresh(self) -> list[Tensor | None]:
         """Gradients in the scores of the blocks, for one chunk."""
@@ -283,4 +310,4 @@ class _Sums:
                 gradient = full.index_copy_(0, chosen, gradient)
             parts.append(gradient)
         gradient = torch.cat([*parts, self.token, self.intercept[:, None]], dim=1)
-        return Evaluation(self.value, gradient)
+        return Evaluation(self.value, gradient, self.held)

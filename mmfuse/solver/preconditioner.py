@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from scipy.linalg import blas
 from torch import Tensor
 
-__all__ = ["AxesPreconditioner", "ByScorePreconditioner"]
+__all__ = ["AxesPreconditioner", "ByScorePreconditioner", "gram"]
 
 _DOUBLE_UP_TO = 256  # features; beyond, float32 is close enough to turn by
 
@@ -60,6 +61,17 @@ class AxesPreconditioner:
         return (out * self.root).view(b, k, width).transpose(1, 2).to(self.dtype)
 
 
+def gram(rows: Tensor) -> Tensor:
+    """``rows.T @ rows`` (D, D), of which only the lower triangle is sure to be filled.
+
+    On the processor BLAS does that in half the time of a product, and torch has no name for it.
+    """
+    if rows.device.type != "cpu":
+        return rows.T @ rows
+    syrk = blas.dsyrk if rows.dtype == torch.float64 else blas.ssyrk
+    return torch.from_numpy(syrk(1.0, rows.contiguous().numpy().T, lower=1))
+
+
 class ByScorePreconditioner:
     """Invert ``scale_b * A_k + diag(penalty_b)`` for every score k, exactly, for B problems.
 
@@ -71,7 +83,7 @@ class ByScorePreconditioner:
     Parameters
     ----------
     moments : Tensor of shape (K, D, D)
-        A.
+        A; only the lower triangles are read.
     scale : Tensor of shape (B,)
     penalty : Tensor of shape (B, D)
         Above zero.

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from copy import deepcopy
-from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ import torch
 from sklearn.base import clone
 
 from mmfuse.encoders._modules import clear_modules
-from mmfuse.encoders.base import BaseEncoder, Encoded
-from mmfuse.exceptions import EncodingError
-from mmfuse.presence import Presence
+from mmfuse.encoders.base import BaseEncoder
 from mmfuse.testing._run import Check, demand, demand_close, demand_raises, run_checks
+from mmfuse.testing.encoder_gaps import GAP_CHECKS
+from mmfuse.testing.encoder_subject import EncoderSubject
 from mmfuse.testing.sklearn_api import SKLEARN_CHECKS
 
 __all__ = ["ENCODER_CHECKS", "EncoderSubject", "check_encoder"]
@@ -36,46 +35,6 @@ _WRONG = {
     "cache": 3,
     "device": 0,
 }
-
-
-@dataclass(frozen=True)
-class EncoderSubject:
-    """An encoder and what to feed it.
-
-    Attributes
-    ----------
-    encoder : BaseEncoder
-        It is cloned for each check.
-    samples : list
-        Different cells that are all present, three or more.
-    broken : object or None
-        A cell that cannot be encoded; None leaves out the checks of errors.
-    reads_files : bool
-        Whether a cell may be the path of a file; messages then name it.
-    folder : Path
-        Where a check may write.
-    """
-
-    encoder: BaseEncoder
-    samples: list[Any]
-    broken: Any = None
-    reads_files: bool = False
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="mmfuse-check-")))
-
-    def unfitted(self, **params: Any) -> BaseEncoder:
-        """A clone on the CPU, without a cache, with those of `params` that it has."""
-        encoder = clone(self.encoder)
-        known = encoder.get_params()
-        given = {"cache": False, "device": "cpu", **params}
-        return encoder.set_params(**{k: v for k, v in given.items() if k in known})
-
-    def fitted(self, **params: Any) -> BaseEncoder:
-        """The same, fitted."""
-        return self.unfitted(**params).fit(self.samples)
-
-    def vectors(self) -> np.ndarray:
-        """What the samples give."""
-        return self.fitted().transform(self.samples)
 
 
 def check_encoder(
@@ -226,67 +185,6 @@ def check_no_column(subject: EncoderSubject) -> None:
         demand(f"{name} " in str(error), f"{what}; it says {str(error)!r}")
 
 
-def check_missing_cells(subject: EncoderSubject) -> None:
-    """Absent, FAILED and EMPTY cells keep their state, and their rows are NaN, never zero."""
-    samples, encoder = subject.samples, subject.fitted()
-    gone = [None, np.nan, pd.NA, "  ", Presence.FAILED, Presence.EMPTY, []]
-    encoded = encoder.encode([samples[0], *gone, samples[1]])
-    demand(isinstance(encoded, Encoded), "encode must return an Encoded")
-    demand(encoded.presence.dtype == np.int8, "presence must be int8")
-    states = [1, 0, 0, 0, 0, 2, 3, 3, 1]
-    demand(
-        encoded.presence.tolist() == states,
-        "None, NaN, NA and blank text are ABSENT, a Presence is itself, [] is EMPTY: expected "
-        f"{states}, got {encoded.presence.tolist()}",
-    )
-    demand(encoded.errors == {}, "a missing cell is no error")
-    demand(
-        np.isnan(encoded.values[1:-1]).all(),
-        "the row of a cell that is not PRESENT must be all NaN, not zero or anything else",
-    )
-    demand_close(
-        encoded.values[[0, -1]],
-        subject.vectors()[:2],
-        "missing cells must not change the vectors of others",
-    )
-
-
-def check_presence(subject: EncoderSubject) -> None:
-    """Cells that `presence` says are not PRESENT are never read, and keep that state."""
-    broken = object() if subject.broken is None else subject.broken
-    column = [*subject.samples[:3], broken, None]
-    states = np.array([1, 0, 3, 2, 1])
-    try:
-        encoded = subject.fitted().encode(column, states)
-    except Exception as exc:
-        raise AssertionError(
-            "a cell that presence says is not PRESENT must not be read; encode raised "
-            f"{type(exc).__name__}: {exc}"
-        ) from exc
-    demand(
-        encoded.presence.tolist() == [1, 0, 3, 2, 0],
-        f"encode must keep the states it is given, got {encoded.presence.tolist()}",
-    )
-    demand(np.isnan(encoded.values[1:]).all(), "rows that are not PRESENT must be all NaN")
-    demand_raises(
-        ValueError,
-        lambda: subject.fitted().encode(column, states[:2]),
-        "a presence of another length than the column must be a ValueError",
-    )
-
-
-def check_no_rows(subject: EncoderSubject) -> None:
-    """An empty column, and one without a present cell, give arrays of the right shape."""
-    encoder = subject.fitted()
-    for column in ([], np.empty(0, dtype=object), [None, None]):
-        values = encoder.transform(column)
-        demand(
-            values.shape == (len(column), encoder.n_features_out_) and values.dtype == np.float32,
-            f"a column of {len(column)} cells, none present, must give float32 of shape "
-            f"({len(column)}, n_features_out_), got {values.dtype} {values.shape}",
-        )
-
-
 def check_bad_parameters(subject: EncoderSubject) -> None:
     """`fit` refuses arguments that are not allowed, and says which and what came."""
     name = type(subject.encoder).__name__
@@ -392,74 +290,6 @@ def check_progress(subject: EncoderSubject) -> None:
         demand(not said or verbose, "encoding must be silent with verbose=0")
 
 
-def check_errors_raised(subject: EncoderSubject) -> None:
-    """A broken cell is an EncodingError that names column, row and file, and says what to do."""
-    if subject.broken is None:
-        return
-    column = [*subject.samples, None, subject.broken]
-    row = len(column) - 1
-    for name in ("visits", None):
-        error = demand_raises(
-            EncodingError,
-            lambda name=name: subject.fitted(on_error="raise").encode(column, name=name),
-            "a cell that cannot be encoded must be an EncodingError",
-        )
-        said = str(error)
-        where = f"{name or subject.encoder.modality}, row {row}"
-        demand(where in said, f"the error must name column and row, {where!r}; it says {said!r}")
-        if subject.reads_files:
-            file = Path(subject.broken).name
-            demand(file in said, f"the error must name the file {file!r}; it says {said!r}")
-        demand(
-            "on_error='mark'" in said, f"the error must tell of on_error='mark'; it says {said!r}"
-        )
-
-
-def check_errors_marked(subject: EncoderSubject) -> None:
-    """With on_error="mark" broken cells are FAILED, all NaN, with one warning for all."""
-    if subject.broken is None or "on_error" not in subject.encoder.get_params():
-        return
-    n = len(subject.samples)
-    column = [subject.broken, *subject.samples, subject.broken]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        encoded = subject.fitted(on_error="mark").encode(column, name="visits")
-    said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    demand(
-        len(said) == 1 and said[0].startswith(f"visits: 2 of {n + 2} cells") and "row 0" in said[0],
-        f"marked errors must draw one warning that counts them and shows the first; got {said}",
-    )
-    demand(
-        encoded.presence.tolist() == [2, *[1] * n, 2],
-        f"cells that cannot be encoded must be FAILED, got {encoded.presence.tolist()}",
-    )
-    demand(
-        sorted(encoded.errors) == [0, n + 1]
-        and all(t.startswith(f"visits, row {r}") for r, t in encoded.errors.items()),
-        "errors must hold a message for each FAILED row that names column and row",
-    )
-    demand(np.isnan(encoded.values[[0, -1]]).all(), "the rows of FAILED cells must be all NaN")
-    demand_close(
-        encoded.values[1:-1], subject.vectors(), "FAILED cells must not change other vectors"
-    )
-
-
-def check_missing_file(subject: EncoderSubject) -> None:
-    """A file that is not there is an error that says so."""
-    if not subject.reads_files:
-        return
-    gone = subject.folder / "gone"
-    error = demand_raises(
-        EncodingError,
-        lambda: subject.fitted(on_error="raise").transform([gone]),
-        "a file that is not there must be an EncodingError",
-    )
-    demand(
-        "no such file" in str(error) and "gone" in str(error) and "row 0" in str(error),
-        f"the error must name row and file and say 'no such file'; it says {str(error)!r}",
-    )
-
-
 ENCODER_CHECKS: dict[str, Check] = {
     "output": check_output,
     "feature_names": check_feature_names,
@@ -467,16 +297,11 @@ ENCODER_CHECKS: dict[str, Check] = {
     "repeatable": check_repeatable,
     "containers": check_containers,
     "no_column": check_no_column,
-    "missing_cells": check_missing_cells,
-    "presence": check_presence,
-    "no_rows": check_no_rows,
     "bad_parameters": check_bad_parameters,
     "unchanged": check_unchanged,
     "state": check_state,
     "module": check_module,
     "progress": check_progress,
-    "errors_raised": check_errors_raised,
-    "errors_marked": check_errors_marked,
-    "missing_file": check_missing_file,
+    **GAP_CHECKS,
 }
 """Checks of the contract of encoders, by name."""
