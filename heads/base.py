@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from mmfuse.objectives import Objective
+from mmfuse.patterns import draw_presence
 from mmfuse.solver.columns import Column
 from mmfuse.standardize import StandardisedBlocks
 
@@ -222,6 +223,10 @@ class BaseHead(BaseEstimator):
         """Weighted mean of the objective's loss."""
         rows = objective.row_loss(output.scores, target)
         return (rows * weight).sum() / weight.sum().clamp(min=1e-12)
+
+    def draw_presence(self, presence: Tensor, names: list[str]) -> Tensor:
+        """What a batch keeps (n, M) under modality dropout; ``names`` are those of the columns."""
+        return draw_presence(presence, self.modality_dropout, None)
 
     def fit_module(self, data: FitData) -> FitResult:
         """Train a module on ``data``; the default is gradient descent with modality dropout."""

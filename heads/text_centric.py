@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmfuse.heads.base import BaseHead, FusionModule, HeadOutput
+from mmfuse.heads.anchored import AnchoredModule, fit_anchored
+from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
+from mmfuse.heads.early import EarlyFusion
+from mmfuse.heads.training import train_network
 from mmfuse.objectives import Objective
 
 __all__ = ["ChunkProjector", "CrossModalConnector", "TextCentricFusion", "TextCentricModule"]
@@ -40,7 +45,7 @@ class TextCentricFusion(BaseHead):
         differ by one feature.
     projector_dropout, connector_dropout, enhancer_dropout : float, default=0.2, 0.3, 0.1
     modality_dropout : float, default=0.2
-        Chance that a modality is hidden from a training row; a row keeps at least one.
+        Chance that another modality than the anchor is hidden from a training row.
     learning_rate : float, default=1e-3
     weight_decay : float, default=1e-2
     batch_size : int, default=32
@@ -63,8 +68,9 @@ class TextCentricFusion(BaseHead):
     - any number of other modalities, also none, any widths, several outputs, classification (the
       members' logits are averaged);
     - absence: an absent modality has no connector, and the gates are renormalised over what is
-      present. In the place of an absent anchor stand its projectors' prompts, which is the same as
-      closing the prompt gate, so that absence needs no further parameter;
+      present. Without the anchor there is nothing to ask, and little of the others would get
+      through: such rows are answered by a network of their own, that of ``EarlyFusion("mlp")``
+      over the other modalities, trained on all rows that have one, without looking at the anchor;
     - epochs are chosen on folds and the learning rate is constant; the published script keeps the
       best epoch of one validation set, which it also tests on, and lowers the rate on a plateau;
     - the published script feeds the same text embedding to all three inputs, so its ranking says
@@ -150,6 +156,43 @@ class TextCentricFusion(BaseHead):
 
     def build(self, block_dims: dict[str, int], n_outputs: int, task: str) -> TextCentricModule:
         return TextCentricModule(block_dims, n_outputs, task, self)
+
+    def make_module(self, block_dims: dict[str, int], n_outputs: int, task: str) -> FusionModule:
+        """As the base, and beside it a network for rows without the anchor."""
+        main = super().make_module(block_dims, n_outputs, task)
+        if len(block_dims) == 1:
+            return main
+        anchor = self._anchor(block_dims)
+        others = {name: width for name, width in block_dims.items() if name != anchor}
+        return AnchoredModule(main, self._rest().make_module(others, n_outputs, task), anchor)
+
+    def fit_module(self, data: FitData) -> FitResult:
+        """Train by gradient; what answers rows without the anchor by itself."""
+        if len(data.dims) == 1:
+            return train_network(self, data)
+        anchor = self._anchor(data.dims)
+        main = _AnchorNetwork(**self.get_params()).set_params(anchor=anchor)
+        return fit_anchored(partial(train_network, main), self._rest(), data, anchor)
+
+    def _anchor(self, block_dims: dict[str, int]) -> str:
+        return next(iter(block_dims)) if self.anchor is None else self.anchor
+
+    def _rest(self) -> EarlyFusion:
+        names = ("modality_dropout", "weight_decay", "max_epochs", "patience")
+        return EarlyFusion("mlp", **{name: getattr(self, name) for name in names})
+
+
+class _AnchorNetwork(TextCentricFusion):
+    """The network of the rows with the anchor: training hides any other modality, never this."""
+
+    def make_module(self, block_dims: dict[str, int], n_outputs: int, task: str) -> FusionModule:
+        return BaseHead.make_module(self, block_dims, n_outputs, task)
+
+    def draw_presence(self, presence: Tensor, names: list[str]) -> Tensor:
+        place = names.index(self.anchor)
+        drawn = super().draw_presence(presence, names)
+        drawn[:, place] = presence[:, place]
+        return drawn
 
 
 class ChunkProjector(nn.Module):

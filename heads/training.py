@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mmfuse._random import seeded
 from mmfuse.heads.base import FitData, FitResult, FusionModule
-from mmfuse.patterns import draw_presence
 
 if TYPE_CHECKING:
     from mmfuse.heads.base import BaseHead
@@ -125,7 +124,7 @@ def _step(
     weight: Tensor,
     rows: Tensor,
 ) -> float:
-    presence = draw_presence(data.presence[rows], head.modality_dropout, None)
+    presence = head.draw_presence(data.presence[rows], list(data.blocks))
     blocks = {
         name: torch.where(presence[:, m, None], block[rows], 0.0)
         for m, (name, block) in enumerate(data.blocks.items())

@@ -315,7 +315,7 @@ def test_regions_in_a_model_that_is_saved(tmp_path):
     X = {"object": cells, "size": rng.normal(size=(24, 2))}
     model = FusionClassifier(head, encoders={"object": encoder}, cv=2, random_state=0)
     model.fit(X, left)
-    assert model.head_.anchor_stream.widths == [512] * 4  # each token has a projector
+    assert model.head_.main.anchor_stream.widths == [512] * 4  # each token has a projector
     model.save(tmp_path / "model")
     again = mmfuse.load(tmp_path / "model")
     assert again.encoders_["object"].feature_shape_ == (4, 512)

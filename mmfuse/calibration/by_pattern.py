@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +32,18 @@ class HeldOut:
     masked : ndarray of shape (n, K) or None
         Scores of the same rows with modalities hidden.
     masked_present : ndarray of shape (n, M), bool, or None
+    blocks : Blocks or None
+        The encoded rows.
+    folds : list of (train, test)
+        By which the scores were made.
     """
 
     scores: np.ndarray
     present: np.ndarray
     masked: np.ndarray | None = None
     masked_present: np.ndarray | None = None
+    blocks: Any = None
+    folds: Sequence[tuple[np.ndarray, np.ndarray]] = ()
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,8 @@ class FusionEstimator(EncoderParamsMixin, BaseEstimator):
         if result.oof_scores is None:
             return None
         gone = None if data.masked is None else data.masked.cpu().numpy()
-        return HeldOut(result.oof_scores, blocks.present, result.oof_masked, gone)
+        present, masked = blocks.present, result.oof_masked
+        return HeldOut(result.oof_scores, present, masked, gone, blocks, folds)
 
     def _blocks_and_folds(
         self,

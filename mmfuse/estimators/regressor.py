@@ -99,6 +99,8 @@ class FusionRegressor(ConformalIntervalsMixin, RegressorMixin, FusionEstimator):
         For ``"quantiles"``: what calibration adds to the quantiles, in the unit of y.
     density_edges_ : ndarray of shape (B + 1,) or None
         For ``"quantiles"`` and ``"mixture"``: the grid of ``predict_density``.
+    density_forest_ : DensityForest or None
+        For ``"point"``: what densities are read from, where that is better than a normal one.
     temperature_ : float or None
         For ``"binned"`` the scores are divided by it. For ``"mixture"`` the logits of the weights
         are divided and the variances multiplied by it. None where nothing was calibrated.
@@ -158,6 +160,7 @@ class FusionRegressor(ConformalIntervalsMixin, RegressorMixin, FusionEstimator):
     output_: str
     bin_edges_: Any
     density_edges_: Any
+    density_forest_: Any
     pit_map_: Any
     prior_quantiles_: Any
     quantile_levels_: Any
@@ -256,6 +259,7 @@ class FusionRegressor(ConformalIntervalsMixin, RegressorMixin, FusionEstimator):
 
         self.output_, seen = kind.name, []
         kind.fit(self, y, weight, train)
+        kind.learn_density(self, seen[-1], y, weight)
         self.conformal_ = intervals_from_held_out(self, seen[-1], y, weight, groups)
         return self
 
@@ -311,12 +315,18 @@ class FusionRegressor(ConformalIntervalsMixin, RegressorMixin, FusionEstimator):
         Density
             n rows. For ``output="binned"`` the calibrated probabilities of the bins; for
             ``"mixture"`` the calibrated mixture; for ``"quantiles"`` normal scores that are linear
-            between the quantiles, and beyond the outermost two. For ``"point"`` a normal density
-            around the prediction. `LateFusion` says how wide it is by what is present in the row,
+            between the quantiles, and beyond the outermost two. For ``"point"`` and squared error
+            it is learned by a forest from out-of-fold errors, on rows as they were and with
+            modalities hidden (`mmfuse.density.forest`): as wide and as crooked as errors of
+            similar rows, so that its mean may differ a little from the prediction. That needs 100
+            rows, and the forest must have a clearly lower CRPS than a normal density; else, and
+            for other losses, ``density_forest_`` is None and the density is normal around the
+            prediction. `LateFusion` then says how wide it is by what is present in the row,
             from the out-of-fold errors of every modality, unless ``combine`` is ``"mean"`` or
-            ``"stack"``. Other heads do not, and every row gets ``residual_std_``, measured on
-            training rows as they were: it is too narrow for rows that lack more than those did.
-            Rows with nothing present have the training distribution.
+            ``"stack"``, and `AutoFusion` by whether the row is complete. Other heads do not, and
+            every row gets ``residual_std_``, measured on training rows as they were: it is too
+            narrow for rows that lack more than those did. Rows with nothing present have the
+            training distribution.
 
         Raises
         ------

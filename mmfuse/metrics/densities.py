@@ -170,7 +170,12 @@ def crps(density: Density, y: ArrayLike, *, sample_weight: ArrayLike | None = No
     T. Gneiting and A. E. Raftery, "Strictly proper scoring rules, prediction, and estimation",
     Journal of the American Statistical Association, 2007.
     """
-    truth = _values(y, len(density), "crps")
+    rows = crps_rows(density, _values(y, len(density), "crps"))
+    return float(np.average(rows, weights=check_weight(sample_weight, len(rows))))
+
+
+def crps_rows(density: Density, truth: np.ndarray) -> np.ndarray:
+    """Score (n,) of every row by itself; see `crps`."""
     level = density.cdf(density.edges)  # (n, B + 1)
     at_truth = density.cdf(truth[:, None])
     low, high, width = density.edges[:-1], density.edges[1:], np.diff(density.edges)
@@ -179,8 +184,7 @@ def crps(density: Density, y: ArrayLike, *, sample_weight: ArrayLike | None = No
     cut = np.where(truth[:, None] >= high, right, np.where(truth[:, None] <= low, left, at_truth))
     area = part * _square_mean(left, cut) + (1 - part) * _square_mean(1 - cut, 1 - right)
     outside = np.maximum(low[0] - truth, 0.0) + np.maximum(truth - high[-1], 0.0)
-    rows = (area * width).sum(axis=1) + outside
-    return float(np.average(rows, weights=check_weight(sample_weight, len(rows))))
+    return (area * width).sum(axis=1) + outside
 
 
 def cde_loss(density: Density, y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> float:

@@ -17,6 +17,7 @@ __all__ = ["FITTED", "Output", "fill_with_prior"]
 FITTED = (
     "bin_edges_",
     "density_edges_",
+    "density_forest_",
     "mixture_start_",
     "pit_map_",
     "prior_quantiles_",
@@ -61,6 +62,12 @@ class Output:
         ``train(target, objective)`` fits the head and gives its out-of-fold scores, or None.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define fit")
+
+    def learn_density(self, model: Any, held: Any, y: np.ndarray, weight: np.ndarray) -> None:
+        """Learn more of densities from rows that the head did not see; here nothing.
+
+        ``held`` is a `HeldOut` or None, y (n, T) and weight (n,) are those of ``fit``.
+        """
 
     def density(self, model: Any, X: Any, grid: ArrayLike | None) -> Density:
         """Predictive density of every row, on ``grid`` where that is given."""

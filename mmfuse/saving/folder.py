@@ -127,24 +127,25 @@ def _tensors(model: Any, parts: list | None, prefix: str = "") -> dict[str, Any]
     tensors = {f"{prefix}head.{k}": v for k, v in model.head_.state_dict().items()}
     tensors |= {f"{prefix}scaler.{k}": v for k, v in model.scaler_.state_dict().items()}
     tensors |= _arrays(model, "conformal", f"{prefix}conformal.")
+    tensors |= _arrays(model, "density", f"{prefix}density.")
     return tensors | _arrays(model, "record", f"{prefix}record.")
 
 
 def _arrays(model: Any, what: str, prefix: str) -> dict[str, Any]:
-    """Arrays of held-out scores, or of hashes of the training rows."""
+    """Arrays of held-out scores, of densities, or of hashes of the training rows."""
     import torch
 
-    if what == "conformal":
-        store = getattr(model, "conformal_", None)
-        arrays = {} if store is None else store.arrays()
-    else:
-        record = getattr(model, "training_record_", None)
-        arrays = {} if record is None else record.get_arrays()
+    name = {"conformal": "conformal_", "density": "density_forest_", "record": "training_record_"}
+    part = getattr(model, name[what], None)
+    if part is None:
+        return {}
+    arrays = part.arrays() if what == "conformal" else part.get_arrays()
     return {f"{prefix}{k}": torch.from_numpy(v) for k, v in arrays.items()}
 
 
 def _learned(model: Any, encoder: Encoder) -> dict[str, Any]:
     """What describes the trained head of one output, beside its tensors."""
+    forest = getattr(model, "density_forest_", None)
     return {
         "head": encoder.encode(model.fusion_head_, "head"),
         "module": {"n_outputs": model.head_.n_outputs, "task": model.head_.task},
@@ -152,6 +153,7 @@ def _learned(model: Any, encoder: Encoder) -> dict[str, Any]:
             key: encoder.write_estimator(estimator, f"head_ ({key})")
             for key, estimator in model.head_.all_estimators().items()
         },
+        "density_forest": forest and encoder.write_estimator(forest.forest_, "density_forest_"),
         "calibrator": _calibrator_state(model),
         "conformal": _state_of(model, "conformal_"),
         "risk_control": _state_of(model, "risk_control_"),
@@ -313,7 +315,19 @@ def _restore_modules(
     model.scaler_ = scaler.eval().to(model.device_)
     if hasattr(model, "classes_"):
         model.calibrator_ = _restore_calibrator(config["calibrator"])
+    else:
+        _restore_density(model, config, tensors, decoder)
     _restore_conformal(model, config, tensors)
+
+
+def _restore_density(model: Any, config: dict, tensors: dict, decoder: Decoder) -> None:
+    from mmfuse.density.forest import DensityForest
+
+    file = config.get("density_forest")  # models saved before there were forests have none
+    model.density_forest_ = None
+    if file is not None:
+        arrays = {k: v.numpy() for k, v in _under("density.", tensors).items()}
+        model.density_forest_ = DensityForest.from_state(decoder.read_estimator(file), arrays)
 
 
 def _restore_conformal(model: Any, config: dict, tensors: dict) -> None:
