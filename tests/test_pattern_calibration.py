@@ -13,6 +13,7 @@ import mmfuse
 from mmfuse import FusionClassifier
 from mmfuse.calibration import TemperatureScaling
 from mmfuse.calibration._affine import Case, shift_basis
+from mmfuse.calibration._witnesses import fold_shares
 from mmfuse.calibration.by_pattern import HeldOut, PatternCalibration
 from mmfuse.heads import EarlyFusion, LateFusion
 
@@ -153,6 +154,28 @@ def test_groups_stay_together() -> None:
     blind = fitted(HeldOut(scores, present), np.repeat(y, 20))
     aware = fitted(HeldOut(scores, present), np.repeat(y, 20), groups=groups)
     assert blind.pull_ < aware.pull_
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_weights_are_repetitions_of_rows(factor: float) -> None:
+    held, y, _ = world(150, factor=factor, seed=5)
+    weight = np.random.default_rng(0).integers(1, 8, 150)
+    often = np.repeat(np.arange(150), weight)
+    one = PatternCalibration().fit_patterns(held, y, weight.astype(float))
+    other = fitted(HeldOut(held.scores[often], held.present[often]), y[often])
+    assert one.plan_ == other.plan_
+    out = [c.transform(held.scores, held.present) for c in (one, other)]
+    np.testing.assert_allclose(out[0], out[1], atol=1e-7)
+
+
+def test_folds_deal_out_equal_rows_and_keep_groups_whole() -> None:
+    together = np.repeat([0, 1, 2, 3, 4, 5], [1, 2, 12, 1, 1, 1])
+    shares = fold_shares(together, np.ones(18), 5, whole=False)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    assert ((shares == 0) | (shares == 1))[together != 2].all()
+    np.testing.assert_allclose(np.sort(shares[5])[:4], 2 / 12)  # two in each fold, and two more
+    whole = fold_shares(together, np.ones(18), 5, whole=True)
+    assert ((whole == 0) | (whole == 1)).all() and (whole[together == 2] == whole[5]).all()
 
 
 def test_the_error_of_a_slope_knows_groups() -> None:

@@ -34,18 +34,23 @@ class Case:
     y : ndarray of shape (r,)
         Class indices.
     weight : ndarray of shape (r,)
-    unit : ndarray of shape (r,)
-        Rows of one unit are one witness.
+    unit : ndarray of shape (r,), optional
+        Rows of one unit are one witness; without units, a row is as many as it has weight.
     """
 
     scores: np.ndarray
     y: np.ndarray
     weight: np.ndarray
-    unit: np.ndarray
+    unit: np.ndarray | None
 
     def take(self, kept: np.ndarray) -> Case:
         """The rows of a mask or of numbers."""
-        return Case(*(part[kept] for part in (self.scores, self.y, self.weight, self.unit)))
+        unit = None if self.unit is None else self.unit[kept]
+        return Case(self.scores[kept], self.y[kept], self.weight[kept], unit)
+
+    def weighted(self, factor: np.ndarray) -> Case:
+        """The same rows with other weights."""
+        return Case(self.scores, self.y, self.weight * factor, self.unit)
 
     def times(self, slope: float) -> Case:
         """The same rows with their scores multiplied."""
@@ -89,8 +94,12 @@ class Case:
         _, hessian = self._derivatives(d, log_p, nowhere, pulls)
         wrong = np.exp(log_p)
         wrong[np.arange(len(self.y)), self.y] -= 1
-        each = np.bincount(self.unit, weights=self.weight * (wrong * self.scores).sum(axis=1))
-        spread = max(float(hessian[0, 0]), float(each @ each))
+        each = (wrong * self.scores).sum(axis=1)
+        if self.unit is None:
+            found = float(self.weight @ each**2)
+        else:
+            found = float((np.bincount(self.unit, weights=self.weight * each) ** 2).sum())
+        spread = max(float(hessian[0, 0]), found)
         return float(d[0]), spread**0.5 / float(hessian[0, 0])
 
     def _log_p(self, theta: np.ndarray, basis: np.ndarray) -> np.ndarray:

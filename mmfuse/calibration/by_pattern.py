@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from mmfuse.calibration._affine import Case, shift_basis
+from mmfuse.calibration._witnesses import alike, fold_shares, sum_error
 from mmfuse.calibration.temperature import TemperatureScaling, make_calibrator
 
 __all__ = ["HeldOut", "PatternCalibration", "make_pattern_calibrator"]
 
-_ROWS = 20  # of a pattern, below which it has no correction of its own
+_ROWS = 20  # of a pattern, by weight, below which it has no correction of its own
 _MOST_ROWS = 5000  # of a pattern; more change its few numbers by nothing
 _FOLDS = 5
 _SAFE_PULL = 10.0
@@ -135,7 +136,7 @@ class PatternCalibration(TemperatureScaling):
         """
         known = np.isfinite(held.scores).all(axis=1) & (weight > 0)
         self.fit(held.scores[known], y[known], weight[known])
-        units = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
+        units = None if groups is None else np.unique(groups, return_inverse=True)[1]
         rows = _Rows(held, y, weight, units, known)
         basis = shift_basis(held.scores.shape[1], ordinal)
         plan = _choose(rows, basis)
@@ -231,14 +232,24 @@ class _Rows:
         Rows with anything present.
     place : ndarray
         Pattern of each of them.
+    together : ndarray
+        Group of each of them, or, without groups, a number that equal rows share.
     """
 
     def __init__(
-        self, held: HeldOut, y: np.ndarray, weight: np.ndarray, units: np.ndarray, known: np.ndarray
+        self,
+        held: HeldOut,
+        y: np.ndarray,
+        weight: np.ndarray,
+        units: np.ndarray | None,
+        known: np.ndarray,
     ) -> None:
         every = Case(held.scores, y, weight, units)
         rows = np.flatnonzero(known & held.present.any(axis=1))
         self.observed, seen = every.take(rows), held.present[rows]
+        self.together = self.observed.unit
+        if units is None:
+            self.together = alike(self.observed.scores, self.observed.y, seen)
         gone = np.empty(0, dtype=int)
         if held.masked is not None and held.masked_present is not None:
             fewer = (held.masked_present != held.present).any(axis=1)
@@ -252,7 +263,8 @@ class _Rows:
 
     def common(self) -> list[int]:
         """Patterns with enough rows of their own."""
-        count = np.bincount(self.place, minlength=len(self.patterns))
+        weight = self.observed.weight
+        count = np.bincount(self.place, weights=weight, minlength=len(self.patterns))
         return np.flatnonzero(count >= _ROWS).tolist()
 
     def own(self, place: int) -> Case:
@@ -267,10 +279,10 @@ class _Rows:
     def all_of(self, place: int) -> Case:
         """Both."""
         pairs = zip(_parts(self.own(place)), _parts(self.hidden(place)), strict=True)
-        return Case(*(np.concatenate(pair) for pair in pairs))
+        return Case(*(None if one is None else np.concatenate([one, two]) for one, two in pairs))
 
 
-def _parts(case: Case) -> tuple[np.ndarray, ...]:
+def _parts(case: Case) -> tuple[np.ndarray | None, ...]:
     return case.scores, case.y, case.weight, case.unit
 
 
@@ -294,8 +306,7 @@ def _correction(case: Case, plan: _Plan, basis: np.ndarray) -> np.ndarray:
 
 def _choose(rows: _Rows, basis: np.ndarray) -> _Plan:
     """The first plan whose held-out loss is within a standard error of the lowest."""
-    names, unit = np.unique(rows.observed.unit, return_inverse=True)
-    if len(names) < _FOLDS:
+    if len(np.unique(rows.together)) < _FOLDS:
         return _PLANS[1]
     patterns = rows.patterns.shape[1] > 1
     plans = [
@@ -303,24 +314,25 @@ def _choose(rows: _Rows, basis: np.ndarray) -> _Plan:
         for plan in _PLANS
         if np.isinf(plan.slope) or (patterns and (np.isinf(plan.shift) or len(basis)))
     ]
-    fold = (np.random.default_rng(0).permutation(len(names)) % _FOLDS)[unit]
-    gain = np.zeros((len(plans), len(names)))  # over raw scores, by unit
-    for number in range(_FOLDS):
-        test = fold == number
+    weight, unit = rows.observed.weight, rows.observed.unit
+    shares = fold_shares(rows.together, weight, _FOLDS, whole=unit is not None)
+    gain = np.zeros((len(plans), len(weight)))  # over raw scores, by row
+    for share in shares.T:
+        test = share > 0
         before = rows.observed.take(test).loss(np.zeros(1), basis[:0])
-        for p, after in enumerate(_held_out_losses(rows, test, plans, basis)):
-            saved = rows.observed.weight[test] * (before - after)
-            gain[p] += np.bincount(unit[test], weights=saved, minlength=len(names))
-    behind = gain[np.argmax(gain.sum(axis=1))] - gain
-    noise = behind.std(axis=1) * len(names) ** 0.5
-    return plans[int(np.argmax(behind.sum(axis=1) <= noise))]
+        for p, after in enumerate(_held_out_losses(rows, share, plans, basis)):
+            gain[p, test] += share[test] * (before - after)
+    behind = gain[np.argmax(gain @ weight)] - gain
+    noise = np.array([sum_error(each, weight, unit) for each in behind])
+    return plans[int(np.argmax(behind @ weight <= noise))]
 
 
 def _held_out_losses(
-    rows: _Rows, test: np.ndarray, plans: list[_Plan], basis: np.ndarray
+    rows: _Rows, share: np.ndarray, plans: list[_Plan], basis: np.ndarray
 ) -> list[np.ndarray]:
-    """Loss of the tested rows under each plan, fitted on the other rows."""
-    train, tested = rows.observed.take(~test), rows.observed.take(test)
+    """Loss of the rows that have a share in the test, under each plan, fitted on the others."""
+    test, learn = share > 0, share < 1
+    train, tested = rows.observed.weighted(1 - share).take(learn), rows.observed.take(test)
     temperature = TemperatureScaling().fit(train.scores, train.y, train.weight).temperature_
     losses = []
     for plan in plans:
@@ -328,7 +340,7 @@ def _held_out_losses(
         loss = tested.times(slope).loss(np.zeros(1), basis[:0])
         for place in rows.common() if np.isfinite(plan.slope) else ():
             inside = rows.place[test] == place
-            learned = train.take(_spread(np.flatnonzero(rows.place[~test] == place)))
+            learned = train.take(_spread(np.flatnonzero(rows.place[learn] == place)))
             theta = _correction(learned.times(slope), plan, basis)
             loss[inside] = tested.take(inside).times(slope).loss(theta, basis)
         losses.append(loss)
