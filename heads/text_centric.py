@@ -12,7 +12,7 @@ from mmfuse.heads.anchored import AnchoredModule, fit_anchored
 from mmfuse.heads.base import BaseHead, FitData, FitResult, FusionModule, HeadOutput
 from mmfuse.heads.early import EarlyFusion
 from mmfuse.heads.training import train_network
-from mmfuse.objectives import Objective
+from mmfuse.objectives import Objective, of_classes
 
 __all__ = ["ChunkProjector", "CrossModalConnector", "TextCentricFusion", "TextCentricModule"]
 
@@ -45,7 +45,8 @@ class TextCentricFusion(BaseHead):
         differ by one feature.
     projector_dropout, connector_dropout, enhancer_dropout : float, default=0.2, 0.3, 0.1
     modality_dropout : float, default=0.2
-        Chance that another modality than the anchor is hidden from a training row.
+        Chance that another modality than the anchor is hidden from a training row; where there is
+        one network for all rows, also the anchor.
     learning_rate : float, default=1e-3
     weight_decay : float, default=1e-2
     batch_size : int, default=32
@@ -70,7 +71,9 @@ class TextCentricFusion(BaseHead):
     - absence: an absent modality has no connector, and the gates are renormalised over what is
       present. Without the anchor there is nothing to ask, and little of the others would get
       through: such rows are answered by a network of their own, that of ``EarlyFusion("mlp")``
-      over the other modalities, trained on all rows that have one, without looking at the anchor;
+      over the other modalities, trained on all rows that have one, without looking at the anchor.
+      Quantiles and mixtures, of which such a network was seen to be too sure, keep one network, in
+      which the projectors' prompts stand in the place of an absent anchor;
     - epochs are chosen on folds and the learning rate is constant; the published script keeps the
       best epoch of one validation set, which it also tests on, and lowers the rate on a plateau;
     - the published script feeds the same text embedding to all three inputs, so its ranking says
@@ -160,7 +163,7 @@ class TextCentricFusion(BaseHead):
     def make_module(self, block_dims: dict[str, int], n_outputs: int, task: str) -> FusionModule:
         """As the base, and beside it a network for rows without the anchor."""
         main = super().make_module(block_dims, n_outputs, task)
-        if len(block_dims) == 1:
+        if not self._apart(block_dims, task):
             return main
         anchor = self._anchor(block_dims)
         others = {name: width for name, width in block_dims.items() if name != anchor}
@@ -168,11 +171,15 @@ class TextCentricFusion(BaseHead):
 
     def fit_module(self, data: FitData) -> FitResult:
         """Train by gradient; what answers rows without the anchor by itself."""
-        if len(data.dims) == 1:
+        if not self._apart(data.dims, data.task):
             return train_network(self, data)
         anchor = self._anchor(data.dims)
         main = _AnchorNetwork(**self.get_params()).set_params(anchor=anchor)
         return fit_anchored(partial(train_network, main), self._rest(), data, anchor)
+
+    def _apart(self, block_dims: dict[str, int], task: str) -> bool:
+        """Whether rows without the anchor have a network of their own."""
+        return len(block_dims) > 1 and (task == "regression" or of_classes(task))
 
     def _anchor(self, block_dims: dict[str, int]) -> str:
         return next(iter(block_dims)) if self.anchor is None else self.anchor
