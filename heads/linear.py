@@ -158,12 +158,12 @@ class LinearFit:
         self.held_weight = self.held * self.weight[:, None]
         size = len(self.weight) * self.problems.n_parameters
         self.tol = 1e-12 if size <= _EXACT_UP_TO else 1e-6
-        self.cv_tol = 1e-4  # looser, and what is not solved to the end would look like a penalty
+        self.cv_tol = 3e-4  # looser, and what is not solved to the end would look like a penalty
         if self.problems.by_score:
             # further steps fit these rows better and others worse, unless strengths were chosen
             self.tol, self.cv_tol = 0.08 if given else 0.04, 0.05
         elif self.problems.dtype == torch.float32:
-            self.tol = 3e-5
+            self.tol = 1e-4
 
     def choose(self) -> tuple[Tensor, list]:
         """Strength per modality by held-out loss, in favour of strong penalties.

@@ -12,7 +12,7 @@ from mmfuse.objectives import Multinomial
 from mmfuse.patterns import dropout_masks
 from mmfuse.solver import LinearProblems
 from mmfuse.solver.lbfgs import minimise
-from mmfuse.solver.preconditioner import AxesPreconditioner, ByScorePreconditioner
+from mmfuse.solver.preconditioner import Axes, ByScorePreconditioner
 from mmfuse.standardize import StandardisedBlocks, Standardizer
 
 
@@ -98,7 +98,7 @@ def test_axes_preconditioner_inverts_where_features_share_their_axes(shape) -> N
     bend = torch.full((m, 2, 3), 0.3, dtype=torch.float64)
     bend[:, 1] *= 2
     penalty = torch.linspace(0.5, 2.0, d, dtype=torch.float64).expand(2, d)
-    inverse = AxesPreconditioner(rows, torch.ones(m, dtype=torch.float64), bend, penalty)
+    inverse = Axes(rows, torch.ones(m, dtype=torch.float64), penalty).preconditioner(bend, penalty)
     gradient = torch.randn(2, d, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for b, c in ((0, 0.3), (1, 0.6)):
         curvature = c * rows.T @ rows + torch.diag(penalty[b])

@@ -30,7 +30,7 @@ from mmfuse.objectives import Multinomial, Objective
 from mmfuse.solver.columns import Column
 from mmfuse.solver.lbfgs import minimise
 from mmfuse.solver.passes import Evaluation, Passes
-from mmfuse.solver.preconditioner import AxesPreconditioner, ByScorePreconditioner, gram
+from mmfuse.solver.preconditioner import Axes, ByScorePreconditioner, gram
 
 __all__ = ["LinearProblems", "LinearSolution"]
 
@@ -141,6 +141,7 @@ class LinearProblems:
         self.widths = [column.width for column in self.columns]
         self.passes = Passes(self.columns, self.target, objective, masks, self.mask_weight)
         self._moments: Tensor | None = None
+        self._axes: Axes | None = None
         self._known: list[_Known] = []
         self._at_zero: _Known | None = None
 
@@ -266,8 +267,8 @@ class LinearProblems:
             everything = len(live) == count
             w, c = (weight, strength) if everything else (weight[:, live], strength[live])
             k = None if kept is None else kept[live]
-            if n_iter and self.by_score:
-                self._moments = None  # the curvature that is remembered served too badly
+            if n_iter:
+                self._moments = self._axes = None  # what is remembered served too badly
             out = held if everything or held is None else held[:, live]
             track = _Track(len(live), None if known is None else known.found.of(live))
             z, done, steps = minimise(
@@ -423,14 +424,17 @@ class LinearProblems:
 
     def _along_axes(self, theta: Tensor, weight: Tensor, strength: Tensor, kept: Tensor | None):
         rows = self._sample_rows(_SAMPLE // 2 if len(weight) > 2 * _SAMPLE else _SAMPLE)
-        features = self._features(rows, self._drawn_masks(rows))
+        axes = self._axes  # from an earlier solution, or made here
+        features = axes.features if axes else self._features(rows, self._drawn_masks(rows))
         coef = self._shaped(theta).to(self.dtype)
         scores = torch.einsum("md,bdk->mbk", features, coef)
         w = weight[rows] * (len(weight) / len(rows))
         bend = self.loss.bend(scores).double() * w[..., None]
         total = bend.sum(dim=(0, 2)).clamp(min=1e-300)
         penalty = self._penalty(strength, _FLOOR * total)
-        inverse = AxesPreconditioner(features, bend.mean(dim=(1, 2)), bend, penalty)
+        if axes is None:
+            self._axes = axes = Axes(features, bend.mean(dim=(1, 2)), penalty)
+        inverse = axes.preconditioner(bend, penalty)
         return self._applied(inverse, None if kept is None else self._free(kept))
 
     def _score_moments(self, theta: Tensor) -> Tensor:

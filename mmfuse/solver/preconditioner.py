@@ -6,31 +6,29 @@ import torch
 from scipy.linalg import blas
 from torch import Tensor
 
-__all__ = ["AxesPreconditioner", "ByScorePreconditioner", "gram"]
+__all__ = ["Axes", "AxesPreconditioner", "ByScorePreconditioner", "gram"]
 
 _DOUBLE_UP_TO = 256  # features; beyond, float32 is close enough to turn by
 
 
-class AxesPreconditioner:
-    """Invert the diagonal of the curvature along the axes of a common second moment.
+class Axes:
+    """Directions along which the curvature of all problems is nearly diagonal.
 
     In coordinates that make the penalty one, the features are turned to the axes of their second
-    moment; there the curvature of every problem and score is nearly diagonal.
+    moment. Finding the axes is what costs; they serve for other penalties and at other places too.
 
     Parameters
     ----------
     features : Tensor of shape (m, D)
     spread : Tensor of shape (m,)
         Weights of the rows in the second moment.
-    bend : Tensor of shape (m, B, K)
-        Weighted curvature of the rows in every score.
     penalty : Tensor of shape (B, D)
         Above zero; where problems differ, their geometric mean is taken.
     """
 
-    def __init__(self, features: Tensor, spread: Tensor, bend: Tensor, penalty: Tensor) -> None:
-        self.dtype = penalty.dtype
+    def __init__(self, features: Tensor, spread: Tensor, penalty: Tensor) -> None:
         m, width = features.shape
+        self.features = features
         self.thin = width > m
         double = self.thin or width <= _DOUBLE_UP_TO
         dtype = torch.float64 if double else torch.float32
@@ -42,10 +40,35 @@ class AxesPreconditioner:
             kept = values > values[-1] * 1e-12
             self.axes = (scaled.T @ turn[:, kept]) / values[kept].sqrt()
         else:
-            _, self.axes = torch.linalg.eigh(scaled.T @ scaled)
-        squares = (rows @ self.axes).square_()
-        curvature = squares.T @ bend.to(dtype).flatten(1)
-        self.inverse = 1 / (curvature.view(-1, *bend.shape[1:]).permute(1, 2, 0) + 1)  # (B, K, r)
+            _, self.axes = torch.linalg.eigh(gram(scaled))  # reads the lower triangle
+        self.squares = (rows @ self.axes).square_()
+
+    def preconditioner(self, bend: Tensor, penalty: Tensor) -> AxesPreconditioner:
+        """For problems with these curvatures (m, B, K) of the rows and penalties (B, D)."""
+        return AxesPreconditioner(self, bend, penalty)
+
+
+class AxesPreconditioner:
+    """Invert the diagonal of the curvature along axes.
+
+    Parameters
+    ----------
+    axes : Axes
+    bend : Tensor of shape (m, B, K)
+        Weighted curvature of the rows in every score.
+    penalty : Tensor of shape (B, D)
+        Above zero.
+    """
+
+    def __init__(self, axes: Axes, bend: Tensor, penalty: Tensor) -> None:
+        self.axes, self.root, self.thin = axes.axes, axes.root, axes.thin
+        self.dtype = penalty.dtype
+        dtype = axes.axes.dtype
+        curvature = axes.squares.T @ bend.to(dtype).flatten(1)
+        curvature = curvature.view(-1, *bend.shape[1:]).permute(1, 2, 0)  # (B, K, r)
+        own = penalty.to(dtype) * self.root.square()  # one, if the axes were made for it
+        self.beyond = (1 / own.log().mean(dim=1).exp())[:, None, None]  # where there is no axis
+        self.inverse = 1 / (curvature + (own @ self.axes.square())[:, None])
 
     def __call__(self, gradient: Tensor, problems: Tensor) -> Tensor:
         """Apply to gradients (b, D, K) of the problems (b,)."""
@@ -55,7 +78,8 @@ class AxesPreconditioner:
         inside = turned @ self.axes  # (b K, r)
         inverse = self.inverse[problems].flatten(0, 1)
         if self.thin:
-            out = torch.addmm(turned, inside * (inverse - 1), self.axes.T)
+            beyond = self.beyond[problems].expand(-1, k, -1).flatten(0, 1)
+            out = torch.addmm(turned * beyond, inside * (inverse - beyond), self.axes.T)
         else:
             out = (inside * inverse) @ self.axes.T
         return (out * self.root).view(b, k, width).transpose(1, 2).to(self.dtype)
